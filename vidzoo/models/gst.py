@@ -1,0 +1,145 @@
+"""GST: a ResNet whose 3x3 convolutions are split into a spatial and a temporal group of channels.
+
+Paper: Luo & Yuille, "Grouped Spatial-Temporal Aggregation for Efficient Action Recognition", ICCV 2019; the authors' code is
+chenxuluo/GST-video (MIT). ``gst_*`` has beta = 1/2 and alpha = 1/4, the paper's default; ``_alpha2`` and ``_alpha8`` are its
+other columns of Table 2; ``gst_large_*`` has beta = 1. The authors' code covers ResNet-50 only (its ResNet-101 cannot be
+built), the other depths follow section 3.4: every 3x3 convolution is replaced, in basic blocks both.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Unpack
+
+from vidzoo.layers.gst import GSTConv3d
+from vidzoo.models.resnet import ResNetOptions, VideoResNet
+from vidzoo.pretrained import VideoCfg
+from vidzoo.registry import register_model
+
+__all__ = [
+    "gst_r18",
+    "gst_r34",
+    "gst_r50",
+    "gst_r101",
+    "gst_r18_alpha2",
+    "gst_r34_alpha2",
+    "gst_r50_alpha2",
+    "gst_r101_alpha2",
+    "gst_r18_alpha8",
+    "gst_r34_alpha8",
+    "gst_r50_alpha8",
+    "gst_r101_alpha8",
+    "gst_large_r18",
+    "gst_large_r34",
+    "gst_large_r50",
+    "gst_large_r101",
+]
+
+# Section 4.2: TSN segments, short side 256, crop 224, one centre crop.
+_BASE = VideoCfg(
+    paper="Grouped Spatial-Temporal Aggregation for Efficient Action Recognition, ICCV 2019",
+    origin_url="https://github.com/chenxuluo/GST-video",
+    source="Luo & Yuille, ICCV 2019",
+)
+_CFGS = {"": _BASE}
+
+
+def _gst(depth: int, alpha: float, beta: float, options: ResNetOptions) -> VideoResNet:
+    options.setdefault("drop_rate", 0.3)  # section 4.2
+    return VideoResNet(depth, partial(GSTConv3d, alpha=alpha, beta=beta), **options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_r18(*, alpha: float = 1 / 4, beta: float = 1 / 2, **options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST on ResNet-18: ``alpha`` of the output channels look over time, each group sees ``beta`` of the input."""
+    return _gst(18, alpha, beta, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_r34(*, alpha: float = 1 / 4, beta: float = 1 / 2, **options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST on ResNet-34: ``alpha`` of the output channels look over time, each group sees ``beta`` of the input."""
+    return _gst(34, alpha, beta, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_r50(*, alpha: float = 1 / 4, beta: float = 1 / 2, **options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST on ResNet-50: ``alpha`` of the output channels look over time, each group sees ``beta`` of the input."""
+    return _gst(50, alpha, beta, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_r101(*, alpha: float = 1 / 4, beta: float = 1 / 2, **options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST on ResNet-101: ``alpha`` of the output channels look over time, each group sees ``beta`` of the input."""
+    return _gst(101, alpha, beta, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_r18_alpha2(**options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST on ResNet-18 with alpha = 1/2."""
+    return _gst(18, 1 / 2, 1 / 2, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_r34_alpha2(**options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST on ResNet-34 with alpha = 1/2."""
+    return _gst(34, 1 / 2, 1 / 2, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_r50_alpha2(**options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST on ResNet-50 with alpha = 1/2."""
+    return _gst(50, 1 / 2, 1 / 2, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_r101_alpha2(**options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST on ResNet-101 with alpha = 1/2."""
+    return _gst(101, 1 / 2, 1 / 2, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_r18_alpha8(**options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST on ResNet-18 with alpha = 1/8."""
+    return _gst(18, 1 / 8, 1 / 2, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_r34_alpha8(**options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST on ResNet-34 with alpha = 1/8."""
+    return _gst(34, 1 / 8, 1 / 2, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_r50_alpha8(**options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST on ResNet-50 with alpha = 1/8."""
+    return _gst(50, 1 / 8, 1 / 2, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_r101_alpha8(**options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST on ResNet-101 with alpha = 1/8."""
+    return _gst(101, 1 / 8, 1 / 2, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_large_r18(*, alpha: float = 1 / 4, **options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST-Large on ResNet-18: both groups see all input channels."""
+    return _gst(18, alpha, 1, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_large_r34(*, alpha: float = 1 / 4, **options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST-Large on ResNet-34: both groups see all input channels."""
+    return _gst(34, alpha, 1, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_large_r50(*, alpha: float = 1 / 4, **options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST-Large on ResNet-50: both groups see all input channels."""
+    return _gst(50, alpha, 1, options)
+
+
+@register_model(cfgs=_CFGS)
+def gst_large_r101(*, alpha: float = 1 / 4, **options: Unpack[ResNetOptions]) -> VideoResNet:
+    """GST-Large on ResNet-101: both groups see all input channels."""
+    return _gst(101, alpha, 1, options)

@@ -1,0 +1,92 @@
+"""ImageNet initialisation: a video ResNet that starts from a trained 2D one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from vidzoo.errors import WeightsError
+from vidzoo.layers.conv import FullConv3d
+from vidzoo.layers.unit import SpatioTemporalUnit
+from vidzoo.loading import adapt_input_conv
+from vidzoo.models.resnet import VideoResNet
+
+__all__ = ["init_from_2d"]
+
+_NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
+
+
+@torch.no_grad()
+def init_from_2d(model: VideoResNet, state_dict: Mapping[str, Tensor]) -> list[str]:
+    """Start ``model`` from a 2D ResNet of the same depth (torchvision's or timm's state dict), in place.
+
+    1x1 convolutions, shortcuts and all batch norms are copied; a unit takes from the 2D kernel what its paper takes (GST: a
+    slice for the spatial group, while the temporal one stays random); the stem adapts to the model's input channels. The
+    classifier is left alone. Source: ``resnet50()`` in the GST authors' GST.py.
+
+    Returns:
+        The parameters that keep their random values, the classifier apart.
+
+    Raises:
+        WeightsError: keys are missing or left over, or shapes differ (a deep stem, another depth). Nothing is changed then.
+    """
+    given = {
+        key: value
+        for key, value in state_dict.items()
+        if not key.startswith("fc.") and not key.endswith("num_batches_tracked")
+    }
+    convs = {name: m for name, m in _outermost(model) if isinstance(m, (nn.Conv3d, SpatioTemporalUnit))}
+    norms = {name: m for name, m in _outermost(model) if isinstance(m, nn.BatchNorm3d)}
+    expected = {f"{name}.weight": _shape_2d(conv, name, model) for name, conv in convs.items()}
+    for name, norm in norms.items():
+        expected.update({f"{name}.{part}": (norm.num_features,) for part in _NORM_PARTS})
+
+    stem = given.get("conv1.weight")
+    if stem is not None and stem.ndim == 4 and stem.shape[1] != model.in_chans:
+        given["conv1.weight"] = adapt_input_conv(stem, model.in_chans)
+    missing = [key for key in expected if key not in given]
+    unexpected = [key for key in given if key not in expected]
+    wrong = [
+        f"{key} is {tuple(given[key].shape)}, expected {shape}"
+        for key, shape in expected.items()
+        if key in given and tuple(given[key].shape) != shape
+    ]
+    faults = [
+        f"{len(keys)} {what}: {', '.join(keys[:10])}{' ...' if len(keys) > 10 else ''}"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+        if keys
+    ]
+    if faults:
+        raise WeightsError(f"this is not the state dict of a 2D ResNet-{model.depth}: {'; '.join(faults)}")
+
+    random = []
+    for name, conv in convs.items():
+        weight = given[f"{name}.weight"]
+        if isinstance(conv, (SpatioTemporalUnit, FullConv3d)):
+            conv.load_conv_(weight, None)
+        else:
+            conv.weight.copy_(weight.unsqueeze(2))
+        if isinstance(conv, SpatioTemporalUnit):
+            random += [f"{name}.{part}" for part in conv.random_after_load]
+    for name, norm in norms.items():
+        for part in _NORM_PARTS:
+            getattr(norm, part).copy_(given[f"{name}.{part}"])
+    return random
+
+
+def _outermost(model: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
+    """Named modules without what lies inside a unit: from outside, a unit is one convolution."""
+    found = []
+    for name, child in model.named_children():
+        path = f"{prefix}{name}"
+        found.append((path, child))
+        if not isinstance(child, SpatioTemporalUnit):
+            found += _outermost(child, f"{path}.")
+    return found
+
+
+def _shape_2d(conv: nn.Conv3d | SpatioTemporalUnit, name: str, model: VideoResNet) -> tuple[int, ...]:
+    in_channels = model.in_chans if name == "conv1" else conv.in_channels
+    return (conv.out_channels, in_channels, *conv.kernel_size[-2:])
