@@ -24,7 +24,9 @@ def _same(found: dict[str, torch.Tensor]) -> bool:
     return found.keys() == WEIGHTS.keys() and all(torch.equal(found[k], WEIGHTS[k]) for k in WEIGHTS)
 
 
-@pytest.mark.parametrize("container", [None, "state_dict", "model_state", "model", "state_dict_ema", "model_state_dict"])
+@pytest.mark.parametrize(
+    "container", [None, "state_dict", "model_state", "model", "state_dict_ema", "model_state_dict"]
+)
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 def test_containers_and_wrapper_prefixes_are_removed(tmp_path: Path, container: str | None, prefix: str) -> None:
     content: dict[str, object] = {prefix + key: value for key, value in WEIGHTS.items()}

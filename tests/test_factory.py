@@ -27,7 +27,7 @@ from vidzoo.pretrained import VideoCfg
 CLIP = (2, 3, 2, 32, 32)
 
 
-@pytest.fixture()
+@pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VideoResNet]:
     """A model with an embedded set of weights, ``zoo_r18.tiny``: five classes, half precision, a hash."""
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
@@ -50,7 +50,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Video
 
     assert isinstance(model, VideoResNet)
     model.load_state_dict({k: v.half().float() if v.is_floating_point() else v for k, v in model.state_dict().items()})
-    yield model
+    return model
 
 
 def test_pretrained_weights_give_the_outputs_of_the_model_that_was_saved(published: VideoResNet) -> None:
@@ -89,7 +89,9 @@ def test_a_pretrained_model_on_gray_clips_answers_as_on_rgb(published: VideoResN
 def test_features_of_a_pretrained_model_are_its_own_intermediates(published: VideoResNet) -> None:
     x = torch.randn(CLIP)
     features = vidzoo.create_model("zoo_r18", pretrained=True, features_only=True, out_indices=(1, -1)).eval()(x)
-    for found, expected in zip(features, published.forward_intermediates(x, (1, 4), intermediates_only=True), strict=True):
+    for found, expected in zip(
+        features, published.forward_intermediates(x, (1, 4), intermediates_only=True), strict=True
+    ):
         assert torch.equal(found, expected)
 
 

@@ -13,15 +13,15 @@ from vidzoo.errors import ConfigError, UnknownModelError, UnknownOptionError, Un
 from vidzoo.pretrained import VideoCfg
 
 
-@pytest.fixture()
+@pytest.fixture
 def scratch_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A registry that forgets what the test put in."""
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr(registry, "_deprecated", dict(registry._deprecated))
-    yield
+    return
 
 
-@pytest.fixture()
+@pytest.fixture
 def toy(scratch_registry: None) -> None:
     @vidzoo.register_model(
         cfgs={

@@ -27,7 +27,8 @@ def read_state_dict(path: str | Path, *, sha256: str = "") -> dict[str, Tensor]:
     Pickled files are read with ``weights_only=True``: a file that would execute code is refused, never run.
 
     Raises:
-        WeightsError: missing, cut, wrong hash, not a checkpoint at all (it says what it looks like), or no tensors in it.
+        WeightsError: missing, cut, wrong hash, not a checkpoint at all (it says what it looks like), or no tensors in
+            it.
     """
     path = Path(path)
     if not path.is_file():
@@ -36,7 +37,8 @@ def read_state_dict(path: str | Path, *, sha256: str = "") -> dict[str, Tensor]:
         found = sha256_of(path)
         if found != sha256.lower():
             raise WeightsError(
-                f"{path} is not the file that was published: its sha256 is {found}, expected {sha256}; delete it and load again"
+                f"{path} is not the file that was published: its sha256 is {found}, expected {sha256}; "
+                "delete it and load again"
             )
     if path.suffix == ".safetensors":
         return _read_safetensors(path)

@@ -23,7 +23,7 @@ __all__ = [
 
 
 class VidzooError(Exception):
-    """Base of every error that vidzoo raises on purpose; the command line prints it as one sentence and exits with 1."""
+    """Base of every error that vidzoo raises on purpose; the command line prints it in one sentence and exits with 1."""
 
 
 class UnknownModelError(VidzooError, ValueError):

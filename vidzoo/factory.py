@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,44 @@ from vidzoo.registry import (
 __all__ = ["create_model"]
 
 
+@overload
+def create_model(
+    model_name: str,
+    pretrained: bool | None = None,
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    num_frames: int | None = None,
+    features_only: Literal[False] = False,
+    out_indices: int | Sequence[int] | None = None,
+    checkpoint_path: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> VideoModel: ...
+
+
+@overload
+def create_model(
+    model_name: str,
+    pretrained: bool | None = None,
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    num_frames: int | None = None,
+    features_only: Literal[True],
+    out_indices: int | Sequence[int] | None = None,
+    checkpoint_path: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> FeatureExtractor: ...
+
+
 def create_model(
     model_name: str,
     pretrained: bool | None = None,
@@ -48,14 +86,15 @@ def create_model(
 
     Args:
         model_name: ``arch`` or ``arch.tag`` of the zoo, ``hf-hub:org/name[@revision]``, or ``local-dir:path``.
-        pretrained: load the weights. Left out, that is True for ``hf-hub:`` and ``local-dir:`` and False for a zoo name.
-        num_classes: another number of classes gets a fresh head, 0 gets none (pooled features come out). Left out, it is
-            that of the weights' cfg.
+        pretrained: load the weights. Left out, that is True for ``hf-hub:`` and ``local-dir:`` and False for a zoo
+            name.
+        num_classes: another number of classes gets a fresh head, 0 gets none (pooled features come out). Left out, it
+            is that of the weights' cfg.
         in_chans: another number of input channels adapts the first convolution of the weights.
         num_frames: frames per clip, for topologies that depend on it; always recorded in ``model.pretrained_cfg``.
         features_only: return a network that gives the maps of the stages in ``out_indices`` (all of them if left out).
-        checkpoint_path: the user's own weights, a safetensors or torch file in this model's keys, instead of published ones.
-            They are loaded strictly; when ``num_classes`` is left out it is read from the file.
+        checkpoint_path: the user's own weights, a safetensors or torch file in this model's keys, instead of
+            published ones. They are loaded strictly; when ``num_classes`` is left out it is read from the file.
         cache_dir, token, local_files_only: for ``hf-hub:`` sources, as in ``huggingface_hub``.
         pretrained_cfg_overlay: fields of the :class:`~vidzoo.pretrained.VideoCfg` to change.
         options: the architecture's own options, see :func:`vidzoo.model_options`; those that are None are left out.
@@ -186,4 +225,3 @@ def _describe(cfg: VideoCfg, arch: str, options: Mapping[str, Any]) -> VideoCfg:
     if changes.get("num_classes", cfg.num_classes) != cfg.num_classes:
         changes["class_names"] = ()
     return cfg.replace(**changes)
-

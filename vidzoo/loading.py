@@ -44,8 +44,8 @@ def load_weights(
         assign: replace the parameters instead of copying into them (for a model on the meta device).
 
     Raises:
-        WeightsError: naming the keys that are missing, unexpected, of a wrong shape or kind, or not finite. The model is
-            not touched then.
+        WeightsError: naming the keys that are missing, unexpected, of a wrong shape or kind, or not finite. The model
+            is not touched then.
     """
     target = model.state_dict()
     dropped = tuple(key for key in target if drop_head and _belongs(key, classifier))
@@ -94,9 +94,10 @@ def load_weights(
 def adapt_input_conv(weight: Tensor, in_chans: int) -> Tensor:
     """A first convolution for another number of input channels, in any number of dimensions.
 
-    ``(C_out, C, ...) -> (C_out, in_chans, ...)``. The sum over input channels is kept exactly, so a model fed with one
-    gray clip in each of its ``in_chans`` channels answers as the original did to that clip in each of its ``C``: with more
-    channels the filters repeat in turn, sharing their weight among the copies; with fewer the rest is spread evenly.
+    ``(C_out, C, ...) -> (C_out, in_chans, ...)``. The sum over input channels is kept exactly, so a model fed with
+    one gray clip in each of its ``in_chans`` channels answers as the original did to that clip in each of its ``C``:
+    with more channels the filters repeat in turn, sharing their weight among the copies; with fewer the rest is
+    spread evenly.
     """
     channels = weight.shape[1]
     if in_chans >= channels:

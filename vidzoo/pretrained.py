@@ -20,7 +20,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class VideoCfg:
-    """Everything that is true of one set of weights: the input they expect, the classes they name, where they come from.
+    """What is true of one set of weights: the input they expect, the classes they name, where they come from.
 
     Sizes are in pixels, ``(height, width)``; means and standard deviations are for RGB in ``[0, 1]``; ``fps`` is in
     frames per second and ``temporal_stride`` counts frames at that rate. An instance never changes: use
@@ -37,7 +37,7 @@ class VideoCfg:
     # How a clip is cut out of a video.
     num_frames: int = 8
     sampling: Literal["segments", "dense"] = "segments"
-    """``segments``: one frame from each of ``num_frames`` equal parts (TSN). ``dense``: consecutive frames with a stride."""
+    """``segments``: one frame from each of ``num_frames`` equal parts (TSN). ``dense``: frames with a fixed stride."""
     temporal_stride: int = 1
     """Distance between the frames of a dense clip, in frames at ``fps``."""
     fps: float | None = None
@@ -58,7 +58,7 @@ class VideoCfg:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     subtract_clip_mean: bool = False
-    """Subtract from every frame the mean frame of its clip (a still background vanishes), before dividing by ``std``."""
+    """Subtract from every frame the mean frame of its clip (a still background vanishes), then divide by ``std``."""
 
     # What the weights have learnt.
     num_classes: int = 400
@@ -153,12 +153,14 @@ class VideoCfg:
             value = getattr(self, f.name)
             if f.name == "extra":
                 continue
-            values[f.name] = list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
+            values[f.name] = (
+                list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
+            )
         return {**self.extra, **values}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VideoCfg:
-        """Read what :meth:`to_dict` wrote; unknown keys go to ``extra`` with one warning, missing ones take their defaults.
+        """Read what :meth:`to_dict` wrote; unknown keys go to ``extra`` with a warning, missing ones take their defaults.
 
         Raises:
             ConfigError: not a mapping, or a known field with an impossible value.

@@ -49,12 +49,12 @@ _deprecated: dict[str, str | None] = {}
 def register_model(*, cfgs: Mapping[str, VideoCfg] | None = None) -> Callable[[EntrypointT], EntrypointT]:
     """Decorator: the function's name becomes a model name, ``cfgs`` (tag -> VideoCfg) its sets of weights.
 
-    The first cfg tells how an untrained model is fed; ``pretrained=True`` takes the first one that has weights. Every cfg
-    gets the architecture's name and its own tag written in.
+    The first cfg tells how an untrained model is fed; ``pretrained=True`` takes the first one that has weights. Every
+    cfg gets the architecture's name and its own tag written in.
 
     Raises:
-        ConfigError: the name is taken or has a dot or a path separator, or the entrypoint takes positional arguments or has
-            annotations that cannot be resolved.
+        ConfigError: the name is taken or has a dot or a path separator, or the entrypoint takes positional arguments
+            or has annotations that cannot be resolved.
     """
 
     def register(entrypoint: EntrypointT) -> EntrypointT:
@@ -70,7 +70,9 @@ def register_model(*, cfgs: Mapping[str, VideoCfg] | None = None) -> Callable[[E
         try:
             _options_of(entrypoint)
         except NameError as error:
-            raise ConfigError(f"the annotations of entrypoint {name!r} cannot be resolved at run time: {error}") from error
+            raise ConfigError(
+                f"the annotations of entrypoint {name!r} cannot be resolved at run time: {error}"
+            ) from error
         known = dict(cfgs) if cfgs else {"": VideoCfg()}
         _entries[name] = _Entry(
             entrypoint=entrypoint,
@@ -97,7 +99,7 @@ def register_deprecation(old: str, new: str | None) -> None:
 
 
 def split_model_name_tag(model_name: str, no_tag: str = "") -> tuple[str, str]:
-    """``"gst_r18.weizmann"`` -> ``("gst_r18", "weizmann")``, split at the first dot: a tag may have dots, a name may not."""
+    """``"gst_r18.weizmann"`` -> ``("gst_r18", "weizmann")``, split at the first dot: only a tag may have dots."""
     arch, dot, tag = model_name.partition(".")
     return arch, tag if dot else no_tag
 

@@ -1,7 +1,8 @@
-"""The three plain answers to what a kxk convolution becomes when time is added: nothing, everything, everything in groups.
+"""Three plain answers to what a kxk convolution becomes when time is added: nothing, everything, all in groups.
 
-They are GST's baselines (ICCV 2019, Table 1): C2D with kk C_in C_out parameters, C3D with t kk C_in C_out, and C3D with g
-groups with t kk C_in C_out / g. Each is one ``nn.Conv3d``, so their state dicts have its plain ``weight`` and ``bias``.
+They are GST's baselines (ICCV 2019, Table 1): C2D with kk C_in C_out parameters, C3D with t kk C_in C_out, and C3D
+with g groups with t kk C_in C_out / g. Each is one ``nn.Conv3d``, so their state dicts have its plain ``weight`` and
+``bias``.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class FullConv3d(nn.Conv3d):
 
     @torch.no_grad()
     def load_conv_(self, weight: Tensor, bias: Tensor | None) -> Self:
-        """Start from ``(C_out, C_in, k, k)`` or ``(C_out, C_in, t, k, k)``; grouped units take each group's own slice.
+        """Start from ``(C_out, C_in, k, k)`` or ``(C_out, C_in, t, k, k)``; groups take their own slices.
 
         Raises:
             ConfigError: the kernel does not belong to a convolution with this unit's arguments.
@@ -83,7 +84,9 @@ class FullConv3d(nn.Conv3d):
             width = self.in_channels // self.groups
             kernel = torch.cat([block[:, g * width : (g + 1) * width] for block, g in slices])
         if kernel.shape != self.weight.shape:
-            raise ConfigError(f"{type(self).__name__} has a kernel {tuple(self.weight.shape)}, got {tuple(weight.shape)}")
+            raise ConfigError(
+                f"{type(self).__name__} has a kernel {tuple(self.weight.shape)}, got {tuple(weight.shape)}"
+            )
         self.weight.copy_(kernel)
         if self.bias is not None:
             self.bias.zero_() if bias is None else self.bias.copy_(bias)
@@ -95,10 +98,10 @@ class FullConv3d(nn.Conv3d):
         conv = nn.Conv3d(
             self.in_channels,
             self.out_channels,
-            _sizes(self.kernel_size),
-            stride=_sizes(self.stride),
-            padding=_sizes(triple(self.padding, "padding", least=0)) if not isinstance(self.padding, str) else self.padding,
-            dilation=_sizes(self.dilation),
+            triple(self.kernel_size, "kernel_size"),
+            stride=triple(self.stride, "stride"),
+            padding=triple(self.padding, "padding", least=0),
+            dilation=triple(self.dilation, "dilation"),
             bias=self.bias is not None,
             device=self.weight.device,
             dtype=self.weight.dtype,
@@ -146,8 +149,8 @@ class FrameConv3d(FullConv3d):
     """C2D: the kernel looks at one frame, whatever temporal size it is asked for.
 
     Raises:
-        ConfigError: a temporal padding that does not keep the frames aligned: the convolution in whose place it stands would
-            give another number of frames.
+        ConfigError: a temporal padding that does not keep the frames aligned: the convolution in whose place it
+            stands would give another number of frames.
     """
 
     def __init__(
@@ -185,7 +188,3 @@ class FrameConv3d(FullConv3d):
     def load_conv_(self, weight: Tensor, bias: Tensor | None) -> Self:
         """Start from a 2D kernel, or from what a static clip sees of a 3D one."""
         return super().load_conv_(spatial_filter(weight), bias)
-
-
-def _sizes(value: tuple[int, ...]) -> tuple[int, int, int]:
-    return triple(tuple(value), "size", least=0)  # type: ignore[arg-type]

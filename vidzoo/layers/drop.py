@@ -9,7 +9,7 @@ __all__ = ["DropPath"]
 
 
 class DropPath(nn.Module):
-    """In training, drop a whole clip's residual branch with probability ``rate`` and scale the others by ``1 / (1 - rate)``."""
+    """In training, drop a clip's residual branch with probability ``rate`` and scale the others by ``1 / (1 - rate)``."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """GST: the output channels split into a spatial and a temporal group.
 
-Paper: Luo & Yuille, "Grouped Spatial-Temporal Aggregation for Efficient Action Recognition", ICCV 2019.
-Eq. 2: w_GST = w_gs (+) w_gt, a 1xkxk kernel for (1 - alpha) C_out channels beside a txkxk kernel for the other alpha C_out.
-With beta = 1/2 each group sees its own half of the input channels, with beta = 1 (GST-Large) both see all of them.
+Paper: Luo & Yuille, "Grouped Spatial-Temporal Aggregation for Efficient Action Recognition", ICCV 2019. Eq. 2: w_GST
+= w_gs (+) w_gt, a 1xkxk kernel for (1 - alpha) C_out channels beside a txkxk kernel for the other alpha C_out. With
+beta = 1/2 each group sees its own half of the input channels, with beta = 1 (GST-Large) both see all of them.
 Parameters (Table 1): (1 - alpha + alpha t) k k C_in C_out beta.
 """
 

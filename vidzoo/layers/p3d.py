@@ -1,9 +1,10 @@
 """P3D: a 3D convolution factored into a spatial and a temporal one.
 
-Paper: Qiu et al., "Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks", ICCV 2017, in the form that
-GST (ICCV 2019) takes as its baseline: Eq. 1, w = w_t x w_s. The widths are those of a residual block, so there are
-kk C_in C_out + t C_out C_out parameters; GST's Table 1 prints (kk + t) C_in C_out, the same where a block keeps its width.
-Eq. 1 has nothing between the two convolutions, P3D's own blocks have batch norm and ReLU there: ``norm`` says which.
+Paper: Qiu et al., "Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks", ICCV 2017, in the form
+that GST (ICCV 2019) takes as its baseline: Eq. 1, w = w_t x w_s. The widths are those of a residual block, so there
+are kk C_in C_out + t C_out C_out parameters; GST's Table 1 prints (kk + t) C_in C_out, the same where a block keeps
+its width. Eq. 1 has nothing between the two convolutions, P3D's own blocks have batch norm and ReLU there: ``norm``
+says which.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ __all__ = ["P3DConv3d"]
 class P3DConv3d(SpatioTemporalUnit):
     """Drop-in for ``nn.Conv3d``: first over space, then over time.
 
-    Input ``(B, C_in, T, H, W)``, output ``(B, C_out, T', H', W')``. The temporal stride sits in the temporal convolution.
+    Input ``(B, C_in, T, H, W)``, output ``(B, C_out, T', H', W')``. The temporal stride sits in the temporal
+    convolution.
 
     Args:
-        norm: batch norm and ReLU between the two, as in P3D's blocks; without it the unit is linear and equals one dense
-            convolution.
+        norm: batch norm and ReLU between the two, as in P3D's blocks; without it the unit is linear and equals one
+            dense convolution.
 
     Raises:
         ConfigError: an even temporal kernel, which has no centre frame.
@@ -59,8 +61,8 @@ class P3DConv3d(SpatioTemporalUnit):
     def from_conv(cls, conv: nn.Conv2d | nn.Conv3d, *, temporal_kernel: int = 3, norm: bool = False) -> Self:
         """The unit that starts where ``conv`` is: its spatial filter, and identity over time.
 
-        Without ``norm`` a clip then gives, frame by frame, what ``conv`` gives on each frame (for a 3D kernel: on a static
-        clip, away from its ends).
+        Without ``norm`` a clip then gives, frame by frame, what ``conv`` gives on each frame (for a 3D kernel: on a
+        static clip, away from its ends).
         """
         unit = cls(*conv_arguments(conv, temporal_kernel=temporal_kernel), norm=norm)
         return unit.to(conv.weight).load_conv_(conv.weight, conv.bias)

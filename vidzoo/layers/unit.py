@@ -1,4 +1,4 @@
-"""What every spatio-temporal unit has in common: the arguments of ``nn.Conv3d``, a start from trained weights, a dense twin."""
+"""What all spatio-temporal units have in common: ``nn.Conv3d``'s arguments, a start from trained weights, a dense twin."""
 
 from __future__ import annotations
 
@@ -101,12 +101,15 @@ class SpatioTemporalUnit(nn.Module):
         )
 
 
-def triple(value: Size3, name: str, *, least: int = 1) -> tuple[int, int, int]:
+def triple(value: int | tuple[int, ...] | str, name: str, *, least: int = 1) -> tuple[int, int, int]:
     """An int or a 3-tuple as ``(time, height, width)``."""
-    sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,) * 3
+    sizes = (value,) * 3 if isinstance(value, int) else value
     if len(sizes) != 3 or any(isinstance(size, bool) or not isinstance(size, int) or size < least for size in sizes):
-        raise ConfigError(f"{name} must be a whole number >= {least} or three of them (time, height, width), got {value!r}")
-    return sizes
+        raise ConfigError(
+            f"{name} must be a whole number >= {least} or three of them (time, height, width), got {value!r}"
+        )
+    time, height, width = (int(size) for size in sizes)
+    return time, height, width
 
 
 def conv_arguments(
@@ -115,8 +118,8 @@ def conv_arguments(
     """The unit arguments of a trained convolution, in ``nn.Conv3d``'s order; a 2D one gets a temporal kernel of that length.
 
     Raises:
-        ConfigError: grouped or string-padded convolutions, or a padding other than zeros: no unit here can stand for them; an
-            even ``temporal_kernel``, which would change the number of frames.
+        ConfigError: grouped or string-padded convolutions, or a padding other than zeros: no unit here can stand for
+            them; an even ``temporal_kernel``, which would change the number of frames.
     """
     if conv.groups != 1:
         raise ConfigError(f"a unit replaces ungrouped convolutions, this one has groups={conv.groups}")
@@ -130,14 +133,16 @@ def conv_arguments(
         return (
             conv.in_channels,
             conv.out_channels,
-            _sizes(conv.kernel_size),
-            _sizes(conv.stride),
-            _sizes(conv.padding),
-            _sizes(conv.dilation),
+            triple(conv.kernel_size, "kernel_size"),
+            triple(conv.stride, "stride"),
+            triple(conv.padding, "padding", least=0),
+            triple(conv.dilation, "dilation"),
             has_bias,
         )
     if temporal_kernel % 2 == 0:
-        raise ConfigError(f"an even temporal kernel has no centre frame: give an odd temporal_kernel, not {temporal_kernel}")
+        raise ConfigError(
+            f"an even temporal kernel has no centre frame: give an odd temporal_kernel, not {temporal_kernel}"
+        )
     (kh, kw), (sh, sw), (ph, pw), (dh, dw) = conv.kernel_size, conv.stride, conv.padding, conv.dilation
     pad = temporal_kernel // 2 if same_time else 0
     return (
@@ -151,11 +156,6 @@ def conv_arguments(
     )
 
 
-def _sizes(value: tuple[int, ...]) -> tuple[int, int, int]:
-    time, height, width = value
-    return time, height, width
-
-
 def spatial_filter(weight: Tensor) -> Tensor:
     """``(O, I, k, k)`` or ``(O, I, t, k, k)`` -> ``(O, I, 1, k, k)``: what a static clip sees, the sum over time."""
     return weight.unsqueeze(2) if weight.ndim == 4 else weight.sum(dim=2, keepdim=True)
@@ -165,7 +165,8 @@ def inflate(weight: Tensor, length: int, *, mode: Literal["centre", "mean", "rep
     """``(O, I, k, k) -> (O, I, length, k, k)``.
 
     ``centre``: the filter at the middle frame and zeros beside it, exact for every clip frame by frame. ``mean``: the
-    filter over ``length`` at each frame (I3D), exact for a static clip away from its ends. ``repeat``: without the division.
+    filter over ``length`` at each frame (I3D), exact for a static clip away from its ends. ``repeat``: without the
+    division.
     """
     if mode == "centre":
         inflated = weight.new_zeros(*weight.shape[:2], length, *weight.shape[2:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from vidzoo.errors import ConfigError, ModelInputError
 from vidzoo.pretrained import VideoCfg
 
-__all__ = ["FeatureInfo", "FeatureExtractor", "VideoModel"]
+__all__ = ["FeatureExtractor", "FeatureInfo", "VideoModel"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class FeatureInfo:
 class VideoModel(nn.Module):
     """Base of every network: ``(B, C, T, H, W)`` float in, logits ``(B, num_classes)`` out.
 
-    A subclass builds its stages, lists them in ``feature_info`` (in the order of the data flow, each ``module`` being the
-    last one of its stage), and defines ``_stages()`` and ``_pool()``; everything else is here. ``model(x) ==
+    A subclass builds its stages, lists them in ``feature_info`` (in the order of the data flow, each ``module`` being
+    the last one of its stage), and defines ``_stages()`` and ``_pool()``; everything else is here. ``model(x) ==
     model.forward_head(model.forward_features(x))`` holds by construction.
     """
 
@@ -89,6 +89,26 @@ class VideoModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
+    @overload
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        *,
+        stop_early: bool = False,
+        intermediates_only: Literal[False] = False,
+    ) -> tuple[Tensor, list[Tensor]]: ...
+
+    @overload
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        *,
+        stop_early: bool = False,
+        intermediates_only: Literal[True],
+    ) -> list[Tensor]: ...
+
     def forward_intermediates(
         self,
         x: Tensor,
@@ -100,7 +120,8 @@ class VideoModel(nn.Module):
         """The last map and the maps of some stages.
 
         Args:
-            indices: which of ``feature_info``; None is all, an int ``n`` the last n, negative numbers count from the end.
+            indices: which of ``feature_info``; None is all, an int ``n`` the last n, negative numbers count from the
+                end.
             stop_early: do not run past the last stage asked for; the first result is then that stage's map.
             intermediates_only: return the list alone.
 
@@ -131,7 +152,9 @@ class VideoModel(nn.Module):
             return list(range(total - indices, total))
         for index in indices:
             if not -total <= index < total:
-                raise ConfigError(f"this model has the stages 0 to {total - 1} (or -{total} to -1), there is no {index}")
+                raise ConfigError(
+                    f"this model has the stages 0 to {total - 1} (or -{total} to -1), there is no {index}"
+                )
         return sorted({index % total for index in indices})
 
     # Head.
@@ -229,6 +252,8 @@ class FeatureExtractor(nn.Module):
     ``feature_info`` describes just those maps.
     """
 
+    pretrained_cfg: VideoCfg
+
     def __init__(self, model: VideoModel, out_indices: int | Sequence[int] | None = None) -> None:
         super().__init__()
         self.indices = model.take_indices(out_indices)
@@ -249,5 +274,4 @@ class FeatureExtractor(nn.Module):
         self.model.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps = self.model.forward_intermediates(x, self.indices, stop_early=True, intermediates_only=True)
-        return list(maps)
+        return self.model.forward_intermediates(x, self.indices, stop_early=True, intermediates_only=True)

@@ -15,7 +15,12 @@ from vidzoo.registry import register_model
 __all__ = ["c2d_r18", "c2d_r34", "c2d_r50", "c2d_r101"]
 
 # Input of GST's experiments (section 4.2): TSN segments, short side 256, crop 224, one centre crop.
-_CFGS = {"": VideoCfg(paper="Grouped Spatial-Temporal Aggregation for Efficient Action Recognition, ICCV 2019", source="baseline of GST, Table 2")}
+_CFGS = {
+    "": VideoCfg(
+        paper="Grouped Spatial-Temporal Aggregation for Efficient Action Recognition, ICCV 2019",
+        source="baseline of GST, Table 2",
+    )
+}
 
 
 @register_model(cfgs=_CFGS)

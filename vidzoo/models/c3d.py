@@ -1,7 +1,7 @@
 """C3D: a ResNet whose 3x3 convolutions are 3x3x3, dense or in two groups.
 
-Baselines of GST (ICCV 2019, Tables 1, 2 and 5). The stem and the pooling look at single frames, as in GST's own network;
-the paper leaves open how its baselines were inflated, ours start from the centre frame.
+Baselines of GST (ICCV 2019, Tables 1, 2 and 5). The stem and the pooling look at single frames, as in GST's own
+network; the paper leaves open how its baselines were inflated, ours start from the centre frame.
 """
 
 from __future__ import annotations
@@ -13,10 +13,15 @@ from vidzoo.models.resnet import ResNetOptions, VideoResNet
 from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import register_model
 
-__all__ = ["c3d_r18", "c3d_r34", "c3d_r50", "c3d_r101", "c3d_g2_r18", "c3d_g2_r34", "c3d_g2_r50", "c3d_g2_r101"]
+__all__ = ["c3d_g2_r18", "c3d_g2_r34", "c3d_g2_r50", "c3d_g2_r101", "c3d_r18", "c3d_r34", "c3d_r50", "c3d_r101"]
 
 # Input of GST's experiments (section 4.2): TSN segments, short side 256, crop 224, one centre crop.
-_CFGS = {"": VideoCfg(paper="Grouped Spatial-Temporal Aggregation for Efficient Action Recognition, ICCV 2019", source="baseline of GST, Table 2")}
+_CFGS = {
+    "": VideoCfg(
+        paper="Grouped Spatial-Temporal Aggregation for Efficient Action Recognition, ICCV 2019",
+        source="baseline of GST, Table 2",
+    )
+}
 
 
 @register_model(cfgs=_CFGS)

@@ -1,9 +1,10 @@
 """GST: a ResNet whose 3x3 convolutions are split into a spatial and a temporal group of channels.
 
-Paper: Luo & Yuille, "Grouped Spatial-Temporal Aggregation for Efficient Action Recognition", ICCV 2019; the authors' code is
-chenxuluo/GST-video (MIT). ``gst_*`` has beta = 1/2 and alpha = 1/4, the paper's default; ``_alpha2`` and ``_alpha8`` are its
-other columns of Table 2; ``gst_large_*`` has beta = 1. The authors' code covers ResNet-50 only (its ResNet-101 cannot be
-built), the other depths follow section 3.4: every 3x3 convolution is replaced, in basic blocks both.
+Paper: Luo & Yuille, "Grouped Spatial-Temporal Aggregation for Efficient Action Recognition", ICCV 2019; the authors'
+code is chenxuluo/GST-video (MIT). ``gst_*`` has beta = 1/2 and alpha = 1/4, the paper's default; ``_alpha2`` and
+``_alpha8`` are its other columns of Table 2; ``gst_large_*`` has beta = 1. The authors' code covers ResNet-50 only
+(its ResNet-101 cannot be built), the other depths follow section 3.4: every 3x3 convolution is replaced, in basic
+blocks both.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import register_model
 
 __all__ = [
-    "gst_r18",
-    "gst_r34",
-    "gst_r50",
-    "gst_r101",
-    "gst_r18_alpha2",
-    "gst_r34_alpha2",
-    "gst_r50_alpha2",
-    "gst_r101_alpha2",
-    "gst_r18_alpha8",
-    "gst_r34_alpha8",
-    "gst_r50_alpha8",
-    "gst_r101_alpha8",
     "gst_large_r18",
     "gst_large_r34",
     "gst_large_r50",
     "gst_large_r101",
+    "gst_r18",
+    "gst_r18_alpha2",
+    "gst_r18_alpha8",
+    "gst_r34",
+    "gst_r34_alpha2",
+    "gst_r34_alpha8",
+    "gst_r50",
+    "gst_r50_alpha2",
+    "gst_r50_alpha8",
+    "gst_r101",
+    "gst_r101_alpha2",
+    "gst_r101_alpha8",
 ]
 
 # Section 4.2: TSN segments, short side 256, crop 224, one centre crop.

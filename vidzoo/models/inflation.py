@@ -22,15 +22,16 @@ _NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 def init_from_2d(model: VideoResNet, state_dict: Mapping[str, Tensor]) -> list[str]:
     """Start ``model`` from a 2D ResNet of the same depth (torchvision's or timm's state dict), in place.
 
-    1x1 convolutions, shortcuts and all batch norms are copied; a unit takes from the 2D kernel what its paper takes (GST: a
-    slice for the spatial group, while the temporal one stays random); the stem adapts to the model's input channels. The
-    classifier is left alone. Source: ``resnet50()`` in the GST authors' GST.py.
+    1x1 convolutions, shortcuts and all batch norms are copied; a unit takes from the 2D kernel what its paper takes
+    (GST: a slice for the spatial group, while the temporal one stays random); the stem adapts to the model's input
+    channels. The classifier is left alone. Source: ``resnet50()`` in the GST authors' GST.py.
 
     Returns:
         The parameters that keep their random values, the classifier apart.
 
     Raises:
-        WeightsError: keys are missing or left over, or shapes differ (a deep stem, another depth). Nothing is changed then.
+        WeightsError: keys are missing or left over, or shapes differ (a deep stem, another depth). Nothing is changed
+            then.
     """
     given = {
         key: value

@@ -1,7 +1,8 @@
 """P3D: a ResNet whose 3x3 convolutions become 1x3x3 followed by 3x1x1.
 
-Baseline of GST (ICCV 2019, Tables 1, 2, 5 and 7), after Qiu et al., "Learning Spatio-Temporal Representation with Pseudo-3D
-Residual Networks", ICCV 2017. GST prints 29.4M parameters for ResNet-50 with 174 classes; its own formula gives 27.6M, as here.
+Baseline of GST (ICCV 2019, Tables 1, 2, 5 and 7), after Qiu et al., "Learning Spatio-Temporal Representation with
+Pseudo-3D Residual Networks", ICCV 2017. GST prints 29.4M parameters for ResNet-50 with 174 classes; its own formula
+gives 27.6M, as here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from vidzoo.registry import register_model
 __all__ = ["p3d_r18", "p3d_r34", "p3d_r50", "p3d_r101"]
 
 # Input of GST's experiments (section 4.2): TSN segments, short side 256, crop 224, one centre crop.
-_CFGS = {"": VideoCfg(paper="Grouped Spatial-Temporal Aggregation for Efficient Action Recognition, ICCV 2019", source="baseline of GST, Table 2")}
+_CFGS = {
+    "": VideoCfg(
+        paper="Grouped Spatial-Temporal Aggregation for Efficient Action Recognition, ICCV 2019",
+        source="baseline of GST, Table 2",
+    )
+}
 _unit = partial(P3DConv3d, norm=True)
 
 

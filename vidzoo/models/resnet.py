@@ -1,9 +1,9 @@
 """Residual networks over video: one backbone, any spatio-temporal unit in the place of its 3x3 convolutions.
 
-Backbone: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with the stride on the 3x3 convolution.
-Over video as in GST (ICCV 2019, section 3.4) and its baselines: stem 1x7x7 and pooling 1x3x3 per frame, the time axis kept
-whole from end to end, the prediction the mean of the frames' logits. Keys are those of torchvision's ResNet, with a unit's
-own parameters below ``conv1`` / ``conv2``.
+Backbone: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with the stride on the 3x3
+convolution. Over video as in GST (ICCV 2019, section 3.4) and its baselines: stem 1x7x7 and pooling 1x3x3 per frame,
+the time axis kept whole from end to end, the prediction the mean of the frames' logits. Keys are those of
+torchvision's ResNet, with a unit's own parameters below ``conv1`` / ``conv2``.
 """
 
 from __future__ import annotations
