@@ -1,9 +1,17 @@
 """vidzoo: video models, their weights, and the parts they are made of."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from vidzoo import layers, models
 from vidzoo.errors import VidzooError
+from vidzoo.evaluation import evaluate
 from vidzoo.factory import create_model
+from vidzoo.hub import push, save_pretrained
+from vidzoo.prediction import predict
 from vidzoo.pretrained import VideoCfg
+from vidzoo.profiling import profile
 from vidzoo.registry import (
     get_arch_pretrained_cfgs,
     get_pretrained_cfg,
@@ -19,6 +27,9 @@ from vidzoo.registry import (
     split_model_name_tag,
 )
 
+if TYPE_CHECKING:
+    from vidzoo.train import finetune
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -26,6 +37,8 @@ __all__ = [
     "VidzooError",
     "__version__",
     "create_model",
+    "evaluate",
+    "finetune",
     "get_arch_pretrained_cfgs",
     "get_pretrained_cfg",
     "is_model",
@@ -37,7 +50,20 @@ __all__ = [
     "model_entrypoint",
     "model_options",
     "models",
+    "predict",
+    "profile",
+    "push",
     "register_deprecation",
     "register_model",
+    "save_pretrained",
     "split_model_name_tag",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Training needs accelerate and timm: the one public function that is not loaded with the package.
+    if name == "finetune":
+        from vidzoo.train import finetune
+
+        return finetune
+    raise AttributeError(f"module 'vidzoo' has no attribute {name!r}")

@@ -110,14 +110,16 @@ def create_model(
     source, identifier = hub.parse_source(model_name)
     weights: Path | None = None
     if source:
+        pretrained = checkpoint_path is None if pretrained is None else pretrained
         folder = (
             hub.read_folder(identifier)
             if source == "local-dir"
-            else hub.fetch(identifier, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+            else hub.fetch(
+                identifier, cache_dir=cache_dir, token=token, local_files_only=local_files_only, weights=pretrained
+            )
         )
         arch, cfg, weights = folder.architecture, folder.cfg, folder.weights
         options = {**folder.model_args, **options}
-        pretrained = True if pretrained is None else pretrained
     else:
         name = resolve_deprecated(model_name)
         arch, _ = split_model_name_tag(name)

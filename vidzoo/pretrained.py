@@ -43,7 +43,7 @@ class VideoCfg:
     fps: float | None = None
     """Frame rate that dense strides refer to; ``None`` takes each video at its own rate."""
     num_clips: int = 1
-    """Clips per video at test time; their logits are averaged."""
+    """Clips per video at test time; their softmax scores are averaged."""
 
     # How a frame becomes a tensor.
     in_chans: int = 3

@@ -103,12 +103,13 @@ class SpatioTemporalUnit(nn.Module):
 
 def triple(value: int | tuple[int, ...] | str, name: str, *, least: int = 1) -> tuple[int, int, int]:
     """An int or a 3-tuple as ``(time, height, width)``."""
-    sizes = (value,) * 3 if isinstance(value, int) else value
-    if len(sizes) != 3 or any(isinstance(size, bool) or not isinstance(size, int) or size < least for size in sizes):
+    sizes: tuple[object, ...] = tuple(value) if isinstance(value, (tuple, list)) else (value,) * 3
+    whole = [size for size in sizes if isinstance(size, int) and not isinstance(size, bool) and size >= least]
+    if len(sizes) != 3 or len(whole) != 3:
         raise ConfigError(
             f"{name} must be a whole number >= {least} or three of them (time, height, width), got {value!r}"
         )
-    time, height, width = (int(size) for size in sizes)
+    time, height, width = whole
     return time, height, width
 
 

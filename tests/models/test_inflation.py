@@ -1,0 +1,164 @@
+"""A video ResNet that starts from a trained 2D one: torchvision's and timm's networks are the references."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vidzoo
+from vidzoo.errors import WeightsError
+from vidzoo.models import VideoResNet, init_from_2d
+
+FAMILIES = ["c2d", "c3d", "c3d_g2", "p3d", "gst", "gst_large"]
+
+
+@cache
+def _trained(source: str, name: str, **options: int) -> nn.Module:
+    """A 2D network with batch norm statistics as a trained one has them: not zeros and ones."""
+    if source == "timm":
+        import timm
+
+        model = timm.create_model(name, num_classes=5, **options)
+    else:
+        import torchvision
+
+        model = torchvision.models.get_model(name, num_classes=5)
+    generator = torch.Generator().manual_seed(2)
+    for key, value in model.state_dict().items():
+        if key.endswith("running_var") or (value.ndim == 1 and key.endswith(".weight")):
+            value.uniform_(0.5, 1.5, generator=generator)
+        elif value.is_floating_point() and value.ndim == 1:
+            value.uniform_(-0.2, 0.2, generator=generator)
+    return model.eval()
+
+
+def _video(name: str, state_dict: dict[str, Tensor], **options: int) -> VideoResNet:
+    model = vidzoo.create_model(name, num_classes=5, **options).eval()
+    init_from_2d(model, state_dict)
+    model.fc.load_state_dict({key: state_dict[f"fc.{key}"] for key in ("weight", "bias")})
+    return model
+
+
+def _frame_by_frame(model: nn.Module, clip: Tensor) -> Tensor:
+    return torch.stack([model(frame) for frame in clip.unbind(2)]).mean(dim=0)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("torchvision", "resnet18"), ("torchvision", "resnet50"), ("timm", "resnet18")]
+)
+@torch.no_grad()
+def test_c2d_averages_the_logits_of_the_2d_network_over_the_frames(source: str, name: str) -> None:
+    image = _trained(source, name)
+    video = _video(f"c2d_r{name.removeprefix('resnet')}", image.state_dict())
+    clip = torch.randn(1, 3, 2, 64, 80)
+    expected = _frame_by_frame(image, clip)
+    assert (video(clip) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("family", "depth"), [("c2d", 18), ("c3d", 18), ("c3d", 50)])
+@torch.no_grad()
+def test_a_static_clip_gets_the_logits_of_its_image(family: str, depth: int) -> None:
+    image = _trained("torchvision", f"resnet{depth}")
+    video = _video(f"{family}_r{depth}", image.state_dict())
+    still = torch.randn(2, 3, 64, 64)
+    expected = image(still)
+    found = video(still.unsqueeze(2).expand(-1, -1, 4, -1, -1))
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("family", "depth", "source"),
+    [
+        *((family, 18, "torchvision") for family in FAMILIES),
+        ("p3d", 50, "torchvision"),
+        ("gst", 50, "timm"),
+        ("gst", 18, "timm"),
+    ],
+)
+def test_every_family_starts_and_names_what_stays_random(family: str, depth: int, source: str) -> None:
+    model = vidzoo.create_model(f"{family}_r{depth}", num_classes=5)
+    before = copy.deepcopy(model.state_dict())
+    random = init_from_2d(model, _trained(source, f"resnet{depth}").state_dict())
+    temporal = [key for key in before if key.endswith(".temporal.weight")]
+    assert sorted(random) == (sorted(temporal) if family.startswith("gst") else [])
+    assert len(temporal) == (16 if family.startswith(("gst", "p3d")) else 0)
+    unchanged = {key for key, value in model.state_dict().items() if torch.equal(value, before[key])}
+    free = {key for key in before if key.startswith("fc.") or key.endswith("num_batches_tracked") or ".norm." in key}
+    assert unchanged == free | set(random)
+
+
+@torch.no_grad()
+def test_gst_takes_the_slice_that_the_authors_take() -> None:
+    given = _trained("torchvision", "resnet50").state_dict()
+    model = vidzoo.create_model("gst_r50", num_classes=5)
+    init_from_2d(model, given)
+    kernel = given["layer3.2.conv2.weight"]
+    assert torch.equal(model.get_parameter("layer3.2.conv2.spatial.weight")[:, :, 0], kernel[:192, :128])
+    assert torch.equal(
+        model.get_parameter("layer3.2.conv1.weight")[..., 0, 0, 0], given["layer3.2.conv1.weight"][..., 0, 0]
+    )
+
+
+@torch.no_grad()
+def test_a_grayscale_network_answers_to_a_gray_clip_as_the_original_does_to_it_in_every_channel() -> None:
+    image = _trained("torchvision", "resnet18")
+    video = _video("c2d_r18", image.state_dict(), in_chans=1)
+    assert video.conv1.weight.shape[1] == 1
+    gray = torch.randn(1, 1, 2, 48, 48)
+    expected = _frame_by_frame(image, gray.expand(-1, 3, -1, -1, -1))
+    assert (video(gray) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def _refused(model: VideoResNet, state_dict: dict[str, Tensor], match: str) -> None:
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(WeightsError, match=match):
+        init_from_2d(model, state_dict)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["c3d", "gst"])
+def test_another_depth_is_refused_and_the_model_is_untouched(family: str) -> None:
+    import torchvision
+
+    model = vidzoo.create_model(f"{family}_r18", num_classes=5)
+    with torch.device("meta"):
+        others = [torchvision.models.resnet34().state_dict(), torchvision.models.resnet50().state_dict()]
+    _refused(model, others[0], "unexpected")
+    _refused(model, others[1], "ResNet-18")
+
+
+def test_a_deep_stem_is_refused_and_the_model_is_untouched() -> None:
+    import timm
+
+    with torch.device("meta"):
+        deep = timm.create_model("resnet50d").state_dict()
+    _refused(vidzoo.create_model("c2d_r50", num_classes=5), deep, r"conv1\.weight")
+
+
+@pytest.mark.parametrize("key", ["conv1.weight", "layer2.1.conv2.weight", "layer4.0.downsample.1.running_var"])
+def test_a_missing_tensor_is_named_and_the_model_is_untouched(key: str) -> None:
+    given = dict(_trained("torchvision", "resnet18").state_dict())
+    del given[key]
+    _refused(vidzoo.create_model("gst_r18", num_classes=5), given, f"1 missing: {key}")
+
+
+def test_a_tensor_of_another_shape_is_named_and_the_model_is_untouched() -> None:
+    given = dict(_trained("torchvision", "resnet18").state_dict())
+    given["layer1.0.conv1.weight"] = torch.zeros(64, 64, 5, 5)
+    _refused(vidzoo.create_model("p3d_r18", num_classes=5), given, r"layer1\.0\.conv1\.weight is \(64, 64, 5, 5\)")
+
+
+def test_a_surplus_tensor_is_named_and_the_model_is_untouched() -> None:
+    given = dict(_trained("torchvision", "resnet18").state_dict())
+    given["layer1.0.se.weight"] = torch.zeros(1)
+    _refused(vidzoo.create_model("c3d_g2_r18", num_classes=5), given, r"1 unexpected: layer1\.0\.se\.weight")
+
+
+def test_a_network_in_double_precision_stays_so() -> None:
+    model = vidzoo.create_model("gst_r18", num_classes=5).double()
+    init_from_2d(model, _trained("torchvision", "resnet18").state_dict())
+    assert {value.dtype for value in model.parameters()} == {torch.float64}

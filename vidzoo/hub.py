@@ -1,0 +1,258 @@
+"""Where model folders lie: the Hugging Face Hub, a local directory, or inside the package."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from vidzoo.checkpoint import sha256_of
+from vidzoo.errors import UnknownModelError, WeightsError, nearest
+from vidzoo.folder import CONFIG, WEIGHTS, ModelFolder, read_config, read_folder, save_pretrained, write_card
+from vidzoo.huberrors import Place, explained, is_unreachable
+from vidzoo.shards import INDEX, merge_shards, read_index
+
+__all__ = ["ModelFolder", "embedded", "fetch", "parse_source", "push", "read_folder", "save_pretrained"]
+
+Source = Literal["", "hf-hub", "local-dir"]
+
+PROBE_SECONDS = 4.0
+
+
+def parse_source(model_name: str) -> tuple[Source, str]:
+    """Where a name points: ``("", name)`` in the zoo, ``("hf-hub", "org/name[@revision]")`` or ``("local-dir", path)``.
+
+    ``hf_hub:`` is the same as ``hf-hub:``. What follows ``local-dir:`` is taken as it is, drive letters included.
+
+    Raises:
+        UnknownModelError: a prefix that does not exist, a path or a Hub id without its prefix, or an empty one.
+    """
+    prefix, colon, rest = model_name.partition(":")
+    local, remote = f"local-dir:{model_name}", f"hf-hub:{model_name}"
+    if colon and prefix == "local-dir":
+        if not rest.strip():
+            raise UnknownModelError("local-dir: needs the path of a model folder, as in local-dir:runs/my_model")
+        return "local-dir", rest
+    if colon and prefix in ("hf-hub", "hf_hub"):
+        _split_revision(rest)
+        return "hf-hub", rest
+    looks_like_drive = len(prefix) == 1 and rest[:1] in ("/", "\\")
+    if colon and not looks_like_drive:
+        guess = "nothing stands before the colon" if not prefix else nearest(prefix, ("hf-hub", "local-dir"))
+        raise UnknownModelError(
+            f"{model_name!r} has an unknown source before its colon ({guess}): "
+            "write hf-hub:org/name for the Hub, local-dir:path for a folder, or the plain name of a model"
+        )
+    if "/" in model_name or "\\" in model_name:
+        raise UnknownModelError(
+            f"{model_name!r} is not the name of a model: for a folder write {local}, for the Hub write "
+            + (remote if _is_repo_id(model_name) else "hf-hub:org/name")
+        )
+    if not model_name.strip():
+        raise UnknownModelError("the model name is empty: see vidzoo.list_models(), or write hf-hub:org/name")
+    return "", model_name
+
+
+def embedded(file: str) -> Path:
+    """Path of weights that come with the package.
+
+    Raises:
+        WeightsError: this installation does not have them.
+    """
+    found = importlib.resources.files("vidzoo") / "weights" / file
+    if Path(file).name != file or not found.is_file():
+        raise WeightsError(
+            f"the embedded weights {file!r} are not in this installation of vidzoo: install it again, or a newer one"
+        )
+    with importlib.resources.as_file(found) as path:
+        return Path(path)
+
+
+def fetch(
+    repo: str,
+    *,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    weights: bool = True,
+) -> ModelFolder:
+    """Download ``org/name`` or ``org/name@revision`` into the Hub's cache, or take it from there.
+
+    ``config.json`` is asked for first and always, since it is what the Hub counts downloads by; the weights then come
+    from the same commit. Where the Hub cannot be reached a model that is cached is used, and for one that is not the
+    error comes after one request instead of the client's half minute of attempts (how long that one may take:
+    HF_HUB_ETAG_TIMEOUT, else four seconds). A cached file that no longer has the sha256 of its config is downloaded
+    once more.
+
+    Args:
+        weights: False leaves the weights where they are (``ModelFolder.weights`` is None).
+
+    Raises:
+        UnknownModelError: an id that cannot be meant.
+        HubError: whatever stops the download, in one sentence, with what helps.
+    """
+    from huggingface_hub import constants
+
+    repo_id, revision = _split_revision(repo)
+    offline = local_files_only or constants.HF_HUB_OFFLINE
+    place = Place(repo_id, revision, str(cache_dir or constants.HF_HUB_CACHE))
+    with explained(place):
+        if not offline and not _is_cached(place):
+            _probe(place, token)
+        config = _download(CONFIG, place, token=token, local_files_only=local_files_only)
+        architecture, model_args, cfg = read_config(config)
+        cfg = cfg.replace(hf_hub_id=repo)
+        if not weights:
+            return ModelFolder(architecture, model_args, cfg, None)
+        # The commit that the config came from: a push in between must not mix two models.
+        at_commit = Place(repo_id, config.parent.name, place.cache_dir)
+        file = _download_weights(at_commit, token=token, local_files_only=local_files_only)
+        if file is not None and cfg.sha256 and not offline and sha256_of(file) != cfg.sha256.lower():
+            file = _download(WEIGHTS, at_commit, token=token, force=True)
+        return ModelFolder(architecture, model_args, cfg, file)
+
+
+def push(
+    model: nn.Module,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    commit_message: str = "Upload model",
+    create_pr: bool = False,
+    card: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> str:
+    """Save ``model`` and upload it to the Hub; the repository, and the branch ``revision``, are made where missing.
+
+    Returns the address of the repository, of the branch, or of the pull request.
+
+    Args:
+        repo_id: ``org/name``; a bare ``name`` is created under the owner of the token.
+        card, metrics: as for :func:`save_pretrained`.
+
+    Raises:
+        HubError, WeightsError: as :func:`save_pretrained`, and whatever stops the upload.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token, library_name="vidzoo", library_version=_version())
+    if card is None:
+        card = write_card(model, metrics=metrics, load_as=f"hf-hub:{repo_id}")
+    with tempfile.TemporaryDirectory(prefix="vidzoo-push-") as temporary:
+        folder = save_pretrained(model, Path(temporary) / "model", card=card, metrics=metrics)
+        with explained(Place(repo_id, revision), uploading=True):
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            if revision is not None and not create_pr:
+                api.create_branch(url.repo_id, branch=revision, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=url.repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+            )
+    if create_pr and commit.pr_url:
+        return str(commit.pr_url)
+    return f"{url}/tree/{revision}" if revision else str(url)
+
+
+def _split_revision(repo: str) -> tuple[str, str | None]:
+    repo_id, at, revision = repo.partition("@")
+    if not repo_id.strip():
+        raise UnknownModelError(
+            "hf-hub: needs the id of a repository: write hf-hub:org/name or hf-hub:org/name@revision"
+        )
+    if "@" in revision or (at and not revision.strip()):
+        raise UnknownModelError(f"{repo!r} is not a Hub id with one revision: write org/name or org/name@revision")
+    return repo_id, revision or None
+
+
+def _is_cached(place: Place) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    def has(file: str) -> bool:
+        found = try_to_load_from_cache(place.repo_id, file, cache_dir=place.cache_dir, revision=place.revision)
+        return isinstance(found, str)
+
+    return has(CONFIG) and (has(WEIGHTS) or has(INDEX))
+
+
+def _probe(place: Place, token: str | None) -> None:
+    """One request without the client's retries, which take 23 seconds when nobody listens, minutes when nobody answers.
+
+    Only an unreachable Hub counts here: everything else is left to the download itself.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+    patience: float = constants.HF_HUB_ETAG_TIMEOUT
+    if patience == constants.DEFAULT_ETAG_TIMEOUT:
+        patience = PROBE_SECONDS
+    try:
+        url = hf_hub_url(place.repo_id, CONFIG, revision=place.revision)
+        get_hf_file_metadata(url, token=token, timeout=patience, library_name="vidzoo", library_version=_version())
+    except Exception as error:
+        if is_unreachable(error):
+            raise
+
+
+def _download(
+    file: str, place: Place, *, token: str | None, local_files_only: bool = False, force: bool = False
+) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(
+        hf_hub_download(
+            place.repo_id,
+            file,
+            revision=place.revision,
+            cache_dir=place.cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force,
+            library_name="vidzoo",
+            library_version=_version(),
+        )
+    )
+
+
+def _download_weights(place: Place, *, token: str | None, local_files_only: bool) -> Path | None:
+    """``model.safetensors``, or its shards merged; None when the commit has neither."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    for name in (WEIGHTS, INDEX):
+        known = try_to_load_from_cache(place.repo_id, name, cache_dir=place.cache_dir, revision=place.revision)
+        if known is _CACHED_NO_EXIST:
+            continue
+        try:
+            file = _download(name, place, token=token, local_files_only=local_files_only)
+        except RemoteEntryNotFoundError:
+            continue
+        if name == WEIGHTS:
+            return file
+        for shard in sorted(set(read_index(file).values())):
+            try:
+                _download(shard, place, token=token, local_files_only=local_files_only)
+            except RemoteEntryNotFoundError as error:
+                raise WeightsError(
+                    f"{place.name} lacks the shard {shard} that its {INDEX} lists: ask its author to upload it"
+                ) from error
+        return merge_shards(file)
+    return None
+
+
+def _version() -> str:
+    from vidzoo import __version__
+
+    return __version__
+
+
+def _is_repo_id(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[^@\s]+)?", name) is not None and not name.startswith((".", "~"))
