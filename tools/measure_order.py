@@ -90,7 +90,9 @@ def main() -> None:
     if args.json:
         print(json.dumps(rows, indent=2))
         return
-    print(f"{args.epochs} epochs of {args.videos_per_class} videos per class, seed {args.seed}, torch {torch.__version__}")
+    print(
+        f"{args.epochs} epochs of {args.videos_per_class} videos per class, seed {args.seed}, torch {torch.__version__}"
+    )
     print("| model | frames | top-1 of 8 | within pairs | test videos |\n|---|---|---|---|---|")
     for row in rows:
         print("| {model} | {frames} | {top1:.3f} | {within_pairs:.3f} | {videos} |".format(**row))

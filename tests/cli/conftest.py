@@ -12,7 +12,7 @@ from ramps import NAMES, write_ramp, write_ramps
 
 import vidzoo
 from vidzoo.cli import main
-from vidzoo.folder import save_pretrained
+from vidzoo.hub.folder import save_pretrained
 
 
 class Outcome(NamedTuple):

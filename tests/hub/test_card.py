@@ -6,7 +6,7 @@ import pytest
 from hub import tiny
 from huggingface_hub import ModelCard
 
-from vidzoo.card import model_card
+from vidzoo.hub.card import model_card
 from vidzoo.pretrained import VideoCfg
 
 CFG = tiny.CFG.replace(architecture="hub_tiny", tag="weizmann")

@@ -234,7 +234,7 @@ def test_a_save_that_is_killed_between_two_files_does_not_load_as_a_mixture(
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("vidzoo.folder.os.replace", die_before_the_config)
+        patch.setattr("vidzoo.hub.folder.os.replace", die_before_the_config)
         with pytest.raises(KeyboardInterrupt):
             save_pretrained(model, folder)
     assert moved == ["model.safetensors", "README.md"]

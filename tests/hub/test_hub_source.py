@@ -60,7 +60,7 @@ def test_a_name_that_cannot_be_meant_is_answered_with_the_right_one(name: str, a
 def test_embedded_weights_are_a_file_of_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "a.safetensors").write_bytes(b"weights")
-    monkeypatch.setattr("vidzoo.hub.importlib.resources.files", lambda package: tmp_path)
+    monkeypatch.setattr("vidzoo.hub.source.importlib.resources.files", lambda package: tmp_path)
     assert embedded("a.safetensors").read_bytes() == b"weights"
 
 

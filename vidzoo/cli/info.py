@@ -47,8 +47,8 @@ def describe(name: str) -> dict[str, Any]:
     import torch
 
     from vidzoo.factory import create_model
-    from vidzoo.folder import read_folder
     from vidzoo.hub import parse_source
+    from vidzoo.hub.folder import read_folder
     from vidzoo.prediction import model_source
     from vidzoo.profiling import profile
     from vidzoo.registry import (

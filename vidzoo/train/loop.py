@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vidzoo import hub
-from vidzoo.card import model_card
 from vidzoo.evaluation import Report, evaluate
+from vidzoo.hub.card import model_card
 from vidzoo.models.base import VideoModel
 from vidzoo.train.card import training_section
 from vidzoo.train.checkpointing import RunFolder

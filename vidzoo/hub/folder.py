@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vidzoo.card import model_card
 from vidzoo.checkpoint import sha256_of
 from vidzoo.errors import ConfigError, HubError, UnknownModelError, VidzooError, WeightsError, nearest
+from vidzoo.hub.card import model_card
+from vidzoo.hub.shards import INDEX, is_shard, merge_shards, write_shards
 from vidzoo.pretrained import CONFIG_VERSION, VideoCfg
 from vidzoo.registry import (
     get_pretrained_cfg,
@@ -27,7 +28,6 @@ from vidzoo.registry import (
     resolve_deprecated,
     split_model_name_tag,
 )
-from vidzoo.shards import INDEX, is_shard, merge_shards, write_shards
 
 __all__ = ["CONFIG", "WEIGHTS", "ModelFolder", "read_config", "read_folder", "save_pretrained", "write_card"]
 
@@ -123,7 +123,7 @@ def save_pretrained(
     was cut off in between refuse to load. Other files are left alone, except weights of an earlier save.
 
     Args:
-        card: the text of ``README.md``; left out, :func:`vidzoo.card.model_card` writes it.
+        card: the text of ``README.md``; left out, :func:`vidzoo.hub.card.model_card` writes it.
         metrics: figures measured on this model in percent (``{"top1": 71.3}``), for the card and ``pretrained_cfg``.
         max_shard_size: split weights larger than this, in bytes or as ``"2GB"``; left out, there is one file.
 

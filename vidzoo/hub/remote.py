@@ -1,76 +1,23 @@
-"""Where model folders lie: the Hugging Face Hub, a local directory, or inside the package."""
+"""The Hugging Face Hub: fetching a model folder, and pushing one."""
 
 from __future__ import annotations
 
-import importlib.resources
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
 from vidzoo.checkpoint import sha256_of
-from vidzoo.errors import UnknownModelError, WeightsError, nearest
-from vidzoo.folder import CONFIG, WEIGHTS, ModelFolder, read_config, read_folder, save_pretrained, write_card
-from vidzoo.huberrors import Place, explained, is_unreachable
-from vidzoo.shards import INDEX, merge_shards, read_index
+from vidzoo.errors import WeightsError
+from vidzoo.hub.explain import Place, explained, is_unreachable
+from vidzoo.hub.folder import CONFIG, WEIGHTS, ModelFolder, read_config, save_pretrained, write_card
+from vidzoo.hub.shards import INDEX, merge_shards, read_index
+from vidzoo.hub.source import split_revision
 
-__all__ = ["ModelFolder", "embedded", "fetch", "parse_source", "push", "read_folder", "save_pretrained"]
-
-Source = Literal["", "hf-hub", "local-dir"]
+__all__ = ["fetch", "push"]
 
 PROBE_SECONDS = 4.0
-
-
-def parse_source(model_name: str) -> tuple[Source, str]:
-    """Where a name points: ``("", name)`` in the zoo, ``("hf-hub", "org/name[@revision]")`` or ``("local-dir", path)``.
-
-    ``hf_hub:`` is the same as ``hf-hub:``. What follows ``local-dir:`` is taken as it is, drive letters included.
-
-    Raises:
-        UnknownModelError: a prefix that does not exist, a path or a Hub id without its prefix, or an empty one.
-    """
-    prefix, colon, rest = model_name.partition(":")
-    local, remote = f"local-dir:{model_name}", f"hf-hub:{model_name}"
-    if colon and prefix == "local-dir":
-        if not rest.strip():
-            raise UnknownModelError("local-dir: needs the path of a model folder, as in local-dir:runs/my_model")
-        return "local-dir", rest
-    if colon and prefix in ("hf-hub", "hf_hub"):
-        _split_revision(rest)
-        return "hf-hub", rest
-    looks_like_drive = len(prefix) == 1 and rest[:1] in ("/", "\\")
-    if colon and not looks_like_drive:
-        guess = "nothing stands before the colon" if not prefix else nearest(prefix, ("hf-hub", "local-dir"))
-        raise UnknownModelError(
-            f"{model_name!r} has an unknown source before its colon ({guess}): "
-            "write hf-hub:org/name for the Hub, local-dir:path for a folder, or the plain name of a model"
-        )
-    if "/" in model_name or "\\" in model_name:
-        raise UnknownModelError(
-            f"{model_name!r} is not the name of a model: for a folder write {local}, for the Hub write "
-            + (remote if _is_repo_id(model_name) else "hf-hub:org/name")
-        )
-    if not model_name.strip():
-        raise UnknownModelError("the model name is empty: see vidzoo.list_models(), or write hf-hub:org/name")
-    return "", model_name
-
-
-def embedded(file: str) -> Path:
-    """Path of weights that come with the package.
-
-    Raises:
-        WeightsError: this installation does not have them.
-    """
-    found = importlib.resources.files("vidzoo") / "weights" / file
-    if Path(file).name != file or not found.is_file():
-        raise WeightsError(
-            f"the embedded weights {file!r} are not in this installation of vidzoo: install it again, or a newer one"
-        )
-    with importlib.resources.as_file(found) as path:
-        return Path(path)
 
 
 def fetch(
@@ -98,7 +45,7 @@ def fetch(
     """
     from huggingface_hub import constants
 
-    repo_id, revision = _split_revision(repo)
+    repo_id, revision = split_revision(repo)
     offline = local_files_only or constants.HF_HUB_OFFLINE
     place = Place(repo_id, revision, str(cache_dir or constants.HF_HUB_CACHE))
     with explained(place):
@@ -161,17 +108,6 @@ def push(
     if create_pr and commit.pr_url:
         return str(commit.pr_url)
     return f"{url}/tree/{revision}" if revision else str(url)
-
-
-def _split_revision(repo: str) -> tuple[str, str | None]:
-    repo_id, at, revision = repo.partition("@")
-    if not repo_id.strip():
-        raise UnknownModelError(
-            "hf-hub: needs the id of a repository: write hf-hub:org/name or hf-hub:org/name@revision"
-        )
-    if "@" in revision or (at and not revision.strip()):
-        raise UnknownModelError(f"{repo!r} is not a Hub id with one revision: write org/name or org/name@revision")
-    return repo_id, revision or None
 
 
 def _is_cached(place: Place) -> bool:
@@ -252,7 +188,3 @@ def _version() -> str:
     from vidzoo import __version__
 
     return __version__
-
-
-def _is_repo_id(name: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[^@\s]+)?", name) is not None and not name.startswith((".", "~"))
