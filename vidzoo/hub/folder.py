@@ -230,6 +230,8 @@ def _write_files(
         raise HubError(f"{architecture} has an option or cfg value that JSON cannot hold: {error}") from error
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     (folder / CARD).write_text(card, encoding="utf-8")
+    for name in files:  # safetensors writes files that only their owner may read
+        shutil.copymode(folder / CONFIG, folder / name)
 
 
 def _move_in(source: Path, folder: Path) -> None:
