@@ -124,7 +124,7 @@ def _input(cfg: VideoCfg) -> str:
     rows = [
         ("clip", taken),
         ("frame", f"shorter side to {cfg.short_side} ({cfg.interpolation}), crop of {height} x {width}"),
-        ("views", f"{cfg.num_clips} x {cfg.num_crops} (clips x crops), logits averaged"),
+        ("views", f"{cfg.num_clips} x {cfg.num_crops} (clips x crops), softmax scores averaged"),
         ("channels", str(cfg.in_chans)),
         ("mean", ", ".join(f"{value:g}" for value in cfg.mean) + f" of RGB in [0, 1]{less}"),
         ("standard deviation", ", ".join(f"{value:g}" for value in cfg.std)),
@@ -155,17 +155,19 @@ def _use(cfg: VideoCfg, load_as: str, model_args: Mapping[str, Any]) -> str:
     height, width = cfg.eval_crop_size
     shape = f"(1, {cfg.in_chans}, {cfg.num_frames}, {height}, {width})"
     out = f"(1, {cfg.num_classes}) logits" if cfg.num_classes else "(1, num_features)"
+    # A name of the zoo gives fresh weights unless it is told otherwise; a folder or a repository is its weights.
+    given = _quoted(load_as) if ":" in load_as else f"{_quoted(load_as)}, pretrained=True"
     code = (
         "```python\n"
         "import torch\n"
         "import vidzoo\n\n"
-        f"model = vidzoo.create_model({_quoted(load_as)}).eval()\n"
+        f"model = vidzoo.create_model({given}).eval()\n"
         f"clip = torch.zeros{shape}  # normalised as model.pretrained_cfg says\n"
         "with torch.inference_mode():\n"
         f"    output = model(clip)  # {out}\n"
         "```"
     )
-    tune = f"For classes of your own: `vidzoo.create_model({_quoted(load_as)}, num_classes=5)` keeps all but the head."
+    tune = f"For classes of your own: `vidzoo.create_model({given}, num_classes=5)` keeps all but the head."
     options = ", ".join(f"{key}={value!r}" for key, value in model_args.items())
     built = f"The network is `{cfg.architecture}({options})`." if options else ""
     return "\n\n".join(part for part in (code, tune, built) if part)
