@@ -233,3 +233,14 @@ def test_a_unit_without_a_dense_twin_says_so() -> None:
         Bare(4, 4, 3).to_conv3d()
     with pytest.raises(TypeError, match="Bare"):
         Bare(4, 4, 3).load_conv_(torch.zeros(4, 4, 3, 3), None)
+
+
+@every
+def test_a_trained_bias_is_never_dropped_in_silence(unit: Unit) -> None:
+    weight, bias = torch.randn(8, 8, 3, 3), torch.randn(8)
+    with pytest.raises(ConfigError, match="built with bias=False"):
+        unit(8, 8, 3, padding=1, bias=False).load_conv_(weight, bias)
+    without = _randomise(unit(8, 8, 3, padding=1, bias=True)).load_conv_(weight, None)
+    biases = [value for name, value in without.named_parameters() if name.endswith("bias") and "norm" not in name]
+    assert biases
+    assert all(bool((value == 0).all()) for value in biases)

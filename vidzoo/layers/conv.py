@@ -78,6 +78,10 @@ class FullConv3d(nn.Conv3d):
         """
         if weight.ndim not in (4, 5):
             raise ConfigError(f"{type(self).__name__} takes a kernel with four or five axes, got {tuple(weight.shape)}")
+        if bias is not None and self.bias is None:
+            raise ConfigError(
+                f"this {type(self).__name__} was built with bias=False, the trained convolution has a bias"
+            )
         kernel = weight if weight.ndim == 5 else inflate(weight, self.kernel_size[0], mode=self.inflation)
         if self.groups > 1 and kernel.shape[:2] == (self.out_channels, self.in_channels):
             slices = zip(kernel.chunk(self.groups, dim=0), range(self.groups), strict=True)

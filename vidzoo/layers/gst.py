@@ -91,11 +91,12 @@ class GSTConv3d(SpatioTemporalUnit):
     @torch.no_grad()
     def load_conv_(self, weight: Tensor, bias: Tensor | None) -> Self:
         """Copy the slice ``[:(1 - alpha) C_out, :beta C_in]`` into the spatial group; the temporal group stays as it is."""
-        self._check_trained(weight)
+        self._check_trained(weight, bias, takes_bias=self.spatial.bias is not None)
         self.spatial.weight.copy_(spatial_filter(weight)[: self.spatial_channels, : self.spatial_in])
-        if bias is not None and self.spatial.bias is not None and self.temporal.bias is not None:
-            self.spatial.bias.copy_(bias[: self.spatial_channels])
-            self.temporal.bias.copy_(bias[self.spatial_channels :])
+        if self.spatial.bias is not None and self.temporal.bias is not None:
+            values = weight.new_zeros(self.out_channels) if bias is None else bias
+            self.spatial.bias.copy_(values[: self.spatial_channels])
+            self.temporal.bias.copy_(values[self.spatial_channels :])
         return self
 
     @torch.no_grad()

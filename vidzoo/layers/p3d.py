@@ -70,7 +70,7 @@ class P3DConv3d(SpatioTemporalUnit):
     @torch.no_grad()
     def load_conv_(self, weight: Tensor, bias: Tensor | None) -> Self:
         """Spatial filter = the kernel summed over time, temporal filter = 1 at the centre frame."""
-        self._check_trained(weight)
+        self._check_trained(weight, bias, takes_bias=self.temporal.bias is not None)
         self.spatial.weight.copy_(spatial_filter(weight))
         nn.init.dirac_(self.temporal.weight)  # (C_out, C_out, t, 1, 1)
         if self.temporal.bias is not None:

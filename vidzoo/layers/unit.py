@@ -85,7 +85,11 @@ class SpatioTemporalUnit(nn.Module):
             dtype=like.dtype,
         )
 
-    def _check_trained(self, weight: Tensor) -> None:
+    def _check_trained(self, weight: Tensor, bias: Tensor | None, *, takes_bias: bool) -> None:
+        if bias is not None and not takes_bias:
+            raise ConfigError(
+                f"this {type(self).__name__} was built with bias=False, the trained convolution has a bias"
+            )
         expected = (self.out_channels, self.in_channels, *self.kernel_size[-2:])
         found = (*weight.shape[:2], *weight.shape[-2:])
         if weight.ndim not in (4, 5) or found != expected:
