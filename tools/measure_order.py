@@ -26,15 +26,15 @@ from vidzoo.train import FinetuneConfig, finetune
 CONFIG = FinetuneConfig(
     num_frames=8,
     sampling="segments",
-    crop_size=(64, 80),
-    short_side=64,
+    crop_size=(56, 70),
+    short_side=56,
     subtract_clip_mean=True,
     mean=(0.0, 0.0, 0.0),
     std=(0.1, 0.1, 0.1),
     augment=("crop=centre", "hflip=0.5"),
     drop_rate=0.0,
     label_smoothing=0.0,
-    batch_size=16,
+    batch_size=8,
     lr=1e-3,
     warmup_epochs=1.0,
     mixed_precision="bf16",
@@ -58,8 +58,8 @@ def within_pairs(report: Report) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=["gst_r18", "c2d_r18"])
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--videos-per-class", type=int, default=100, help="for training; a third as many for the test")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--videos-per-class", type=int, default=120, help="for training; a third as many for the test")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
     args = parser.parse_args()

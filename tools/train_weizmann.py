@@ -39,9 +39,9 @@ NOTES = (
     "(`vidzoo.data.synthetic`, no real video in it), then from the videos of five people, and is tested on the ten of the "
     "sixth, five clips per video. The weights are those of the last epoch: the person left out chooses nothing. The file "
     "that ships was trained in the same way on all six, so the figures are those of its recipe, not of the file itself.",
-    "Read them with care: one fold is ten videos, so one video is ten points of it, and the standard error of the mean is "
-    "about three. Input size, augmentation and length of training were chosen while looking at such folds, so the figures "
-    "may flatter a little.",
+    "Read them with care: one fold is ten videos, and with 60 right of 60 the true rate may still be as low as 95 % "
+    "(one-sided 95 % bound). Input size, augmentation and length of training were chosen while looking at such folds, so "
+    "the figures may flatter a little.",
     "The frames hardly need their order for these actions, as the next table shows. A clip of one still frame has nothing "
     "left once its mean is subtracted, so the network can only guess.",
 )

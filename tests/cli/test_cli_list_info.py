@@ -62,7 +62,7 @@ def test_info_tells_the_defaults_that_really_hold(vidzoo_command: Command) -> No
     assert options["num_classes"]["default"] == 400
 
 
-@pytest.mark.parametrize("name", ["gst_r18", "c2d_r18"])
+@pytest.mark.parametrize("name", ["gst_r34", "c2d_r18"])
 def test_info_is_readable(name: str, vidzoo_command: Command) -> None:
     out = vidzoo_command("info", name).out
     for words in ("parameters", "MACs", "8 x 224 x 224", "layer4", "drop_path_rate", "segment"):

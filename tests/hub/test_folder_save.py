@@ -7,6 +7,7 @@ import math
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -191,30 +192,29 @@ def test_a_folder_that_cannot_be_written_is_refused(
         save_pretrained(model, tmp_path / "a")
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
     """No file may grow beyond 3000 bytes: writing fails as it does on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_leaves_nothing_behind(model: VideoModel, tmp_path: Path, small_disk: None) -> None:
-    with pytest.raises(HubError, match="cannot be saved to"):
+def test_a_full_disk_leaves_nothing_behind(model: VideoModel, tmp_path: Path) -> None:
+    with small_disk(), pytest.raises(HubError, match="cannot be saved to"):
         save_pretrained(model, tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_save_that_fails_leaves_the_one_before(
-    model: VideoModel, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_save_that_fails_leaves_the_one_before(model: VideoModel, tmp_path: Path) -> None:
     folder = save_pretrained(model, tmp_path / "a")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     with torch.no_grad():
         model.fc.bias += 1
-    request.getfixturevalue("small_disk")
-    with pytest.raises(HubError):
+    with small_disk(), pytest.raises(HubError):
         save_pretrained(model, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
