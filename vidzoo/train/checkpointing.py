@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vidzoo.errors import ConfigError, WeightsError
+from vidzoo.files import whole_file
 
 __all__ = ["COLUMNS", "RunFolder"]
 
@@ -129,17 +130,10 @@ def _short(value: float) -> str:
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write beside ``path`` and move into place: whoever reads it finds the old content or the new, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
+        with whole_file(path) as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be written: {error.strerror or error}; free some space and --resume"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

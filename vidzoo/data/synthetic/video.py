@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from vidzoo.data.synthetic.motion import ACTIONS, PAIR_ACTIONS, base_action, is_
 from vidzoo.data.synthetic.render import Sprites, paint
 from vidzoo.data.synthetic.scene import MARGIN, background, noise_bank, project, random_view
 from vidzoo.errors import DataError, nearest
+from vidzoo.files import whole_file
 
 __all__ = ["KINDS", "SyntheticItem", "SyntheticVideo", "parse", "render", "video_list", "write_videos"]
 
@@ -244,18 +244,11 @@ def write_videos(folder: str | os.PathLike[str], kind: str, videos_per_class: in
 def _encode(video: SyntheticVideo, target: Path) -> None:
     import av
 
-    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".mp4")
-    os.close(handle)
-    try:
-        with av.open(temporary, "w") as container:
-            stream = container.add_stream("mpeg4", rate=round(video.fps))
-            stream.height, stream.width = video.size
-            stream.pix_fmt = "yuv420p"
-            stream.bit_rate = 1_500_000
-            for picture in video.frames(range(len(video))).numpy():
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(target) as file, av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=round(video.fps))
+        stream.height, stream.width = video.size
+        stream.pix_fmt = "yuv420p"
+        stream.bit_rate = 1_500_000
+        for picture in video.frames(range(len(video))).numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
