@@ -72,6 +72,10 @@ class SpatioTemporalUnit(nn.Module):
         """The one dense convolution that gives the same output."""
         raise TypeError(f"{type(self).__name__} equals no single dense convolution")
 
+    def last_norms(self) -> list[nn.BatchNorm3d]:
+        """Batch norms of the unit's own that its output comes from; where there are any, the block adds none."""
+        return []
+
     def _dense_twin(self, *, bias: bool, like: Tensor) -> nn.Conv3d:
         return nn.Conv3d(
             self.in_channels,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, overload
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypedDict, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +14,34 @@ from torch.utils.checkpoint import checkpoint
 from vidzoo.errors import ConfigError, ModelInputError
 from vidzoo.pretrained import VideoCfg
 
-__all__ = ["FeatureExtractor", "FeatureInfo", "VideoModel"]
+__all__ = ["CommonOptions", "FeatureExtractor", "FeatureInfo", "VideoModel"]
+
+
+class CommonOptions(TypedDict, total=False):
+    """Options that every network of the zoo takes.
+
+    ``num_classes``: 0 is no head. ``num_frames``: the length of clip that the network is meant for; it takes any.
+    ``drop_rate``: dropout before the classifier.
+    """
+
+    num_classes: int
+    in_chans: int
+    num_frames: int
+    drop_rate: float
 
 
 @dataclass(frozen=True)
 class FeatureInfo:
-    """One stage of a network: its channels, and how much shorter its map is than the input, in space and in time."""
+    """One stage of a network: its channels, and how much shorter its map is than the input, in space and in time.
+
+    A map has ``ceil(T / t_reduction)`` frames, or with ``adaptive`` at most so many, as the clip needs.
+    """
 
     num_chs: int
     reduction: int
     t_reduction: int
     module: str
+    adaptive: bool = False
 
 
 class VideoModel(nn.Module):
@@ -44,7 +61,7 @@ class VideoModel(nn.Module):
     """The options that the factory built this model with; they travel in ``config.json``."""
 
     head_name: ClassVar[str] = "fc"
-    head_std: ClassVar[float] = 0.01
+    head_std: float = 0.01
 
     def __init__(self, *, num_classes: int, in_chans: int) -> None:
         super().__init__()
@@ -57,6 +74,8 @@ class VideoModel(nn.Module):
         self.pretrained_cfg = VideoCfg(num_classes=num_classes, in_chans=in_chans)
         self.model_args = {}
         self.grad_checkpointing = False
+        self.sampler: nn.Module | None = None
+        self.sampler_after = ""
 
     # Defined by the family.
 
@@ -65,8 +84,17 @@ class VideoModel(nn.Module):
         raise TypeError(f"{type(self).__name__} does not list its stages")
 
     def _pool(self, features: Tensor) -> Tensor:
-        """``(B, C, T', H', W') -> (B, num_features)``, dropout included."""
+        """``(B, num_features, T', H', W') -> (B, head_hidden_size)``, dropout included."""
         raise TypeError(f"{type(self).__name__} does not say how it pools")
+
+    def _as_map(self, state: Any) -> Tensor:
+        """What the stages hand on, as one map; families with several pathways merge them here."""
+        return state
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Width of what the classifier sees; differs from ``num_features`` where the head has a hidden layer."""
+        return self.num_features
 
     # Forward.
 
@@ -77,12 +105,12 @@ class VideoModel(nn.Module):
             ModelInputError: not five dimensions, another number of channels, or integers.
         """
         self._check_input(x)
-        for _, stage in self._stages():
+        for _, stage in self._walk():
             x = self._run(stage, x)
-        return x
+        return self._as_map(x)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """``(B, num_features, T', H', W') -> (B, num_classes)``, or ``(B, num_features)`` with ``pre_logits``."""
+        """``(B, num_features, T', H', W') -> (B, num_classes)``, or ``(B, head_hidden_size)`` with ``pre_logits``."""
         pooled = self._pool(features)
         return pooled if pre_logits else self.get_classifier()(pooled)
 
@@ -132,14 +160,14 @@ class VideoModel(nn.Module):
         wanted = self.take_indices(indices)
         names = {self.feature_info[i].module: i for i in wanted}
         found: dict[int, Tensor] = {}
-        for name, stage in self._stages():
+        for name, stage in self._walk():
             x = self._run(stage, x)
             if name in names:
-                found[names[name]] = x
+                found[names[name]] = self._as_map(x)
             if stop_early and len(found) == len(names):
                 break
         maps = [found[i] for i in wanted]
-        return maps if intermediates_only else (x, maps)
+        return maps if intermediates_only else (self._as_map(x), maps)
 
     def take_indices(self, indices: int | Sequence[int] | None) -> list[int]:
         """Stage numbers in ascending order, counted from 0, for what a user may give as ``out_indices``."""
@@ -180,10 +208,37 @@ class VideoModel(nn.Module):
         """A fresh classifier over ``num_features``: small normal weights, zero bias."""
         if num_classes == 0:
             return nn.Identity()
-        head = nn.Linear(self.num_features, num_classes)
+        head = nn.Linear(self.head_hidden_size, num_classes)
         nn.init.normal_(head.weight, std=self.head_std)
         nn.init.zeros_(head.bias)
         return head
+
+    # Sampling over time.
+
+    def add_sampler(self, sampler: nn.Module, *, after: str) -> None:
+        """Run ``sampler`` on the map of one stage before the next one: later maps have as many frames as it leaves.
+
+        Args:
+            after: name of a stage before the last one; its own map in ``feature_info`` is the one before sampling.
+
+        Raises:
+            ConfigError: no such stage, or the last.
+        """
+        order = [name for name, _ in self._stages()]
+        last = self.feature_info[-1].module
+        if after not in order[: order.index(last)]:
+            raise ConfigError(
+                f"a sampler needs a stage before {last} to stand after ({', '.join(order)}), not {after!r}"
+            )
+        self.sampler, self.sampler_after = sampler, after
+        later = order[order.index(after) + 1 :]
+        self.feature_info = tuple(replace(info, adaptive=info.module in later) for info in self.feature_info)
+
+    def _walk(self) -> Iterator[tuple[str, nn.Module]]:
+        for name, stage in self._stages():
+            yield name, stage
+            if self.sampler is not None and name == self.sampler_after:
+                yield "sampler", self.sampler
 
     # Training.
 
@@ -199,7 +254,7 @@ class VideoModel(nn.Module):
         """Names of parameters that must not decay (one-dimensional ones are left out by the optimiser anyway)."""
         return set()
 
-    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+    def _run(self, stage: nn.Module, x: Any) -> Any:
         # Only chains of blocks are worth it, and only they promise not to change their input in place.
         chain = isinstance(stage, nn.Sequential)
         if not (chain and self.grad_checkpointing and self.training and torch.is_grad_enabled()):
@@ -262,7 +317,7 @@ class FeatureExtractor(nn.Module):
         model.reset_classifier(0)
         last = self.feature_info[-1].module if self.feature_info else ""
         passed = False
-        for name, _ in list(model._stages()):
+        for name, _ in list(model._walk()):
             if passed:
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, nn.Identity())
