@@ -17,7 +17,7 @@ from vidzoo.models.base import FeatureExtractor, VideoModel
 
 ALL = vidzoo.list_models()
 # One small variant per family and option runs for real.
-SMALL = vidzoo.list_models(["*_r18", "*_r18_*"])
+SMALL = vidzoo.list_models(["*_r18", "*_r18_*", "*_18", "*_18_*", "*_c3", "x3d_xs", "x3d_s_atfr", "s3d"])
 CLASSES = 7
 
 
@@ -43,22 +43,28 @@ def _lively(model: VideoModel) -> VideoModel:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_shapes_features_and_head_agree_on_the_meta_device(name: str) -> None:
+@torch.inference_mode()
+def test_shapes_features_and_head_agree(name: str) -> None:
     with torch.device("meta"):
-        model = _model(name).eval()
-        x = _clip(2, 5, 96, 80)
-        features = model.forward_features(x)
-        assert features.shape[:2] == (2, model.num_features)
-        assert model.forward_head(features).shape == model(x).shape == (2, CLASSES)
-        assert model.forward_head(features, pre_logits=True).shape == (2, model.num_features)
-        final, maps = model.forward_intermediates(x)
-        assert final.shape == features.shape == maps[-1].shape
-        for found, info in zip(maps, model.feature_info, strict=True):
-            expected = (2, info.num_chs, -(-5 // info.t_reduction), -(-96 // info.reduction), -(-80 // info.reduction))
-            assert found.shape == expected
-        assert dict(model.named_modules()).keys() >= {info.module for info in model.feature_info}
-        assert all(f"{head}.weight" in model.state_dict() for head in model.pretrained_cfg.classifier)
-        assert all(f"{stem}.weight" in model.state_dict() for stem in model.pretrained_cfg.first_conv)
+        model, x = _model(name).eval(), _clip(2, 5, 96, 80)
+    if any(info.adaptive for info in model.feature_info):  # its shapes depend on values, which meta tensors lack
+        model, x = _model(name).eval(), _clip(2, 5, 96, 80)
+    features = model.forward_features(x)
+    assert features.shape[:2] == (2, model.num_features)
+    assert model.forward_head(features).shape == model(x).shape == (2, CLASSES)
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
+    final, maps = model.forward_intermediates(x)
+    assert final.shape == features.shape == maps[-1].shape
+    for found, info in zip(maps, model.feature_info, strict=True):
+        batch, channels, frames, *size = found.shape
+        assert (batch, channels) == (2, info.num_chs)
+        assert size == [-(-96 // info.reduction), -(-80 // info.reduction)]
+        most = -(-5 // info.t_reduction)
+        assert 1 <= frames <= most
+        assert info.adaptive or frames == most
+    assert dict(model.named_modules()).keys() >= {info.module for info in model.feature_info}
+    assert all(f"{head}.weight" in model.state_dict() for head in model.pretrained_cfg.classifier)
+    assert all(f"{stem}.weight" in model.state_dict() for stem in model.pretrained_cfg.first_conv)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -80,8 +86,8 @@ def test_layers_are_grouped_by_depth_without_gaps(name: str) -> None:
     for coarse in (False, True):
         groups = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
         assert set(groups) == {key for key, _ in model.named_parameters()}
-        assert groups["conv1.weight"] == 0
-        assert groups["fc.weight"] == max(groups.values())
+        assert all(groups[f"{stem}.weight"] == 0 for stem in model.pretrained_cfg.first_conv)
+        assert all(groups[f"{head}.weight"] == max(groups.values()) for head in model.pretrained_cfg.classifier)
         assert sorted(set(groups.values())) == list(range(max(groups.values()) + 1))
 
 
@@ -118,16 +124,15 @@ def test_features_only_gives_the_stages_that_feature_info_describes(name: str) -
     whole = _lively(_model(name)).eval()
     x = _clip(1, 4, 64, 48)
     expected = whole.forward_intermediates(x, intermediates_only=True)
-    for indices in (None, 2, (0, 3), (-2,)):
+    for indices in (None, 2, (0, len(expected) - 1), (-2,)):
         cut = FeatureExtractor(copy.deepcopy(whole), indices).eval()
         maps = cut(x)
         assert len(maps) == len(cut.feature_info)
         for found, info, index in zip(maps, cut.feature_info, cut.indices, strict=True):
             assert torch.equal(found, expected[index])
             assert found.shape[1] == info.num_chs
-    assert sum(p.numel() for p in FeatureExtractor(copy.deepcopy(whole), (1,)).parameters()) < 0.3 * sum(
-        p.numel() for p in whole.parameters()
-    )
+    kept = sum(p.numel() for p in FeatureExtractor(copy.deepcopy(whole), (1,)).parameters())
+    assert kept < 0.4 * sum(p.numel() for p in whole.parameters())
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -193,7 +198,8 @@ def test_memory_format_and_half_precision_keep_the_answer(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_drop_path_and_dropout_only_act_in_training(name: str) -> None:
-    model = _lively(_model(name, drop_rate=0.5, drop_path_rate=0.3))
+    residual = {"drop_path_rate": 0.3} if "drop_path_rate" in vidzoo.registry.model_options(name) else {}
+    model = _lively(_model(name, drop_rate=0.5, **residual))
     x = _clip(2, 2, 32, 32)
     assert torch.equal(model.eval()(x), model.eval()(x))
     model.train()
