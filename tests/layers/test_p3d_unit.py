@@ -1,4 +1,4 @@
-"""P3D: one frame's filter, then identity over time."""
+"""P3D: one frame's filter and identity over time, in either order."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from torch import nn
 from vidzoo.errors import ConfigError
 from vidzoo.layers import P3DConv3d
 
+order = pytest.mark.parametrize("time_first", [False, True], ids=["space first", "time first"])
 
+
+@order
 @pytest.mark.parametrize("bias", [False, True])
-def test_it_starts_as_the_2d_convolution_on_every_frame(bias: bool) -> None:
+def test_it_starts_as_the_2d_convolution_on_every_frame(bias: bool, time_first: bool) -> None:
     conv = nn.Conv2d(6, 8, 3, stride=2, padding=1, dilation=2, bias=bias).double()
     x = torch.randn(2, 6, 5, 9, 9, dtype=torch.float64)
     expected = torch.stack([conv(frame) for frame in x.unbind(2)], dim=2)
-    torch.testing.assert_close(P3DConv3d.from_conv(conv)(x), expected, rtol=1e-12, atol=1e-12)
+    unit = P3DConv3d.from_conv(conv, time_first=time_first)
+    torch.testing.assert_close(unit(x), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_it_starts_as_a_3d_convolution_on_a_static_clip_away_from_its_ends() -> None:
+@order
+def test_it_starts_as_a_3d_convolution_on_a_static_clip_away_from_its_ends(time_first: bool) -> None:
     conv = nn.Conv3d(6, 8, 3, padding=1).double()
     x = torch.randn(1, 6, 1, 8, 8, dtype=torch.float64).expand(-1, -1, 5, -1, -1)
-    torch.testing.assert_close(P3DConv3d.from_conv(conv)(x)[:, :, 1:-1], conv(x)[:, :, 1:-1], rtol=1e-12, atol=1e-12)
+    unit = P3DConv3d.from_conv(conv, time_first=time_first)
+    torch.testing.assert_close(unit(x)[:, :, 1:-1], conv(x)[:, :, 1:-1], rtol=1e-12, atol=1e-12)
 
 
 def test_norm_puts_batch_norm_and_relu_between_the_two() -> None:
@@ -36,9 +42,34 @@ def test_norm_puts_batch_norm_and_relu_between_the_two() -> None:
     torch.testing.assert_close(unit(x), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_with_norm_there_is_no_dense_twin() -> None:
+def test_time_first_is_the_2plus1d_convolution_of_pytorchvideo() -> None:
+    convolutions = pytest.importorskip("pytorchvideo.layers.convolutions")
+    theirs = convolutions.create_conv_2plus1d(in_channels=6, out_channels=6, stride=(2, 2, 1), bias=False).double()
+    unit = P3DConv3d(6, 6, 3, (2, 2, 1), 1, bias=False, norm=True, time_first=True).double()
+    pairs = ((theirs.conv_t, unit.temporal), (theirs.norm, unit.norm[0]), (theirs.conv_xy, unit.spatial))
+    for source, target in pairs:
+        target.load_state_dict(source.state_dict())
+    x = torch.randn(2, 6, 5, 8, 9, dtype=torch.float64)
+    torch.testing.assert_close(unit(x), theirs(x), rtol=1e-12, atol=1e-12)
+
+
+def test_the_two_orders_are_two_functions_with_norm_and_one_bias_at_the_end() -> None:
+    first, second = (P3DConv3d(6, 8, 3, 1, 1, norm=True, time_first=flag) for flag in (False, True))
+    assert (first.spatial.bias, second.temporal.bias) == (None, None)
+    assert first.temporal.bias is not None
+    assert second.spatial.bias is not None
+    assert (first.norm[0].num_features, second.norm[0].num_features) == (8, 6)
+    square = P3DConv3d(6, 6, 3, 1, 1, bias=False, norm=True)
+    turned = P3DConv3d(6, 6, 3, 1, 1, bias=False, norm=True, time_first=True)
+    turned.load_state_dict(square.state_dict())
+    x = torch.randn(1, 6, 5, 8, 8)
+    assert (turned(x) - square(x)).abs().max() > 1e-3
+
+
+@order
+def test_with_norm_there_is_no_dense_twin(time_first: bool) -> None:
     with pytest.raises(ConfigError, match="norm"):
-        P3DConv3d(6, 8, 3, 1, 1, norm=True).to_conv3d()
+        P3DConv3d(6, 8, 3, 1, 1, norm=True, time_first=time_first).to_conv3d()
 
 
 @pytest.mark.parametrize("t", [2, 4])
@@ -48,9 +79,11 @@ def test_an_even_temporal_kernel_is_refused(t: int) -> None:
 
 
 def test_parameters_are_those_of_table_1_where_the_width_is_kept() -> None:
-    def count(c_in: int, c_out: int, t: int) -> int:
-        return sum(value.numel() for value in P3DConv3d(c_in, c_out, (t, 3, 3), bias=False).parameters())
+    def count(c_in: int, c_out: int, t: int, time_first: bool) -> int:
+        unit = P3DConv3d(c_in, c_out, (t, 3, 3), bias=False, time_first=time_first)
+        return sum(value.numel() for value in unit.parameters())
 
     for t in (3, 5):
-        assert count(16, 16, t) == (9 + t) * 16 * 16
-        assert count(16, 32, t) == 9 * 16 * 32 + t * 32 * 32
+        assert count(16, 16, t, False) == count(16, 16, t, True) == (9 + t) * 16 * 16
+        assert count(16, 32, t, False) == 9 * 16 * 32 + t * 32 * 32
+        assert count(16, 32, t, True) == 9 * 16 * 32 + t * 16 * 16
