@@ -104,3 +104,38 @@ def test_a_gray_clip_in_any_number_of_channels_is_answered_as_the_same_clip_in_r
 def test_adapting_to_the_same_number_of_channels_changes_nothing() -> None:
     weight = torch.randn(4, 3, 1, 7, 7)
     assert torch.equal(adapt_input_conv(weight, 3), weight)
+
+
+class _Sized(nn.Module):
+    """A layer with one weight per pixel, which it can bring from one number of pixels to another."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(pixels))
+
+    def adapt_weights(self, weights: dict[str, Tensor], prefix: str) -> list[str]:
+        key = f"{prefix}weight"
+        if key not in weights or weights[key].shape == self.weight.shape:
+            return []
+        weights[key] = weights[key].mean().expand(len(self.weight))
+        return [key]
+
+
+@pytest.mark.parametrize("where", ["", "block."])
+def test_a_layer_whose_weights_belong_to_a_size_adapts_them_in_a_copy(where: str) -> None:
+    layer = _Sized(3)
+    net = nn.Sequential() if where else layer
+    if where:
+        net.add_module("block", layer)
+    given = {f"{where}weight": torch.tensor([1.0, 3.0])}
+    report = load_weights(net, given, source="x")
+    assert layer.weight.tolist() == [2, 2, 2]
+    assert given[f"{where}weight"].tolist() == [1, 3]
+    assert (report.loaded, report.adapted) == (0, (f"{where}weight",))
+    assert load_weights(net, {f"{where}weight": torch.arange(3.0)}, source="x").adapted == ()
+    assert layer.weight.tolist() == [0, 1, 2]
+
+
+def test_a_layer_that_adapts_its_weights_still_misses_those_that_are_not_there() -> None:
+    with pytest.raises(WeightsError, match="1 missing: weight"):
+        load_weights(_Sized(3), {}, source="x")

@@ -138,6 +138,8 @@ def create_model(
         if key in known:
             value = given[key]
             options[key] = getattr(cfg, key) if value is None else value
+    if "img_size" in known:
+        options.setdefault("img_size", cfg.crop_size)
     check_options(arch, options)
 
     state_dict: dict[str, Tensor] | None = None
@@ -226,4 +228,15 @@ def _describe(cfg: VideoCfg, arch: str, options: Mapping[str, Any]) -> VideoCfg:
             changes[key] = options[key]
     if changes.get("num_classes", cfg.num_classes) != cfg.num_classes:
         changes["class_names"] = ()
+    if "img_size" in options:
+        changes.update(_crop_of(cfg, options["img_size"]))
     return cfg.replace(**changes)
+
+
+def _crop_of(cfg: VideoCfg, img_size: int | Sequence[int]) -> dict[str, Any]:
+    """The crop of a network that was built for another size of picture, cut from frames that shrink or grow with it."""
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if (height, width) == cfg.crop_size:
+        return {}
+    short_side = round(cfg.short_side * min(height, width) / min(cfg.crop_size))
+    return {"crop_size": (height, width), "test_crop_size": None, "short_side": short_side}

@@ -35,7 +35,9 @@ def load_weights(
 ) -> LoadReport:
     """Put ``state_dict`` into ``model``; nothing may be missing, left over, of another shape or not finite.
 
-    Tensors take the dtype that the model has (embedded weights are half precision, models are built in single).
+    Tensors take the dtype that the model has (embedded weights are half precision, models are built in single). A layer
+    whose weights belong to a size of input may have a method ``adapt_weights(weights, prefix) -> keys``, which brings
+    those of another size to its own in the mapping that it is given.
 
     Args:
         source: what the weights are called in messages (a path or a name).
@@ -57,6 +59,10 @@ def load_weights(
             if key in weights and key in target and weights[key].shape[1] != target[key].shape[1]:
                 weights[key] = adapt_input_conv(weights[key], target[key].shape[1])
                 adapted.append(key)
+    for name, module in model.named_modules():
+        adapt = getattr(module, "adapt_weights", None)
+        if adapt is not None:
+            adapted += adapt(weights, f"{name}." if name else "")
 
     missing = [key for key in target if key not in weights and key not in dropped]
     unexpected = [key for key in weights if key not in target]

@@ -75,6 +75,28 @@ def test_a_grouped_unit_takes_each_groups_own_slice() -> None:
     assert torch.equal(unit.bias, conv.bias)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_trained_convolution_is_cut_into_as_many_groups_as_asked_for(groups: int, dims: int) -> None:
+    conv = (nn.Conv2d if dims == 2 else nn.Conv3d)(8, 12, 3, padding=1).double()
+    unit = GroupedConv3d.from_conv(conv, groups=groups)
+    assert unit.groups == groups
+    x = torch.randn(2, 8, 5, 6, 6, dtype=torch.float64)
+    kernel = conv.weight if dims == 3 else FullConv3d.from_conv(conv).weight
+    parts = zip(x.chunk(groups, dim=1), kernel.chunk(groups), range(0, 8, 8 // groups), strict=True)
+    slices = [nn.functional.conv3d(part, rows[:, i : i + 8 // groups], padding=1) for part, rows, i in parts]
+    assert conv.bias is not None
+    expected = torch.cat(slices, dim=1) + conv.bias.view(-1, 1, 1, 1)
+    torch.testing.assert_close(unit(x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(unit.to_conv3d()(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_trained_convolution_whose_channels_do_not_divide_is_refused() -> None:
+    for groups in (0, 3, 16):
+        with pytest.raises(ConfigError, match="groups"):
+            GroupedConv3d.from_conv(nn.Conv2d(8, 12, 3, padding=1), groups=groups)
+
+
 def test_a_grouped_unit_takes_a_grouped_kernel_as_it_is() -> None:
     kernel = torch.randn(8, 3, 3, 3, 3)
     assert torch.equal(GroupedConv3d(6, 8, 3).load_conv_(kernel, None).weight, kernel)

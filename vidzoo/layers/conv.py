@@ -148,6 +148,26 @@ class GroupedConv3d(FullConv3d):
             inflation=inflation,
         )
 
+    @classmethod
+    def from_conv(
+        cls,
+        conv: nn.Conv2d | nn.Conv3d,
+        *,
+        temporal_kernel: int = 3,
+        inflation: Literal["centre", "mean", "repeat"] = "centre",
+        groups: int = 2,
+    ) -> Self:
+        """The unit in the place of ``conv``: each group starts from its own slice of the kernel, inflated if it is 2D.
+
+        GST leaves open how its grouped baseline was inflated.
+
+        Raises:
+            ConfigError: the channels cannot be cut into that many groups.
+        """
+        arguments = conv_arguments(conv, temporal_kernel=temporal_kernel)
+        unit = cls(*arguments, groups=groups, inflation=inflation)
+        return unit.to(conv.weight).load_conv_(conv.weight, conv.bias)
+
 
 class FrameConv3d(FullConv3d):
     """C2D: the kernel looks at one frame, whatever temporal size it is asked for.
