@@ -12,7 +12,15 @@ import torch
 from torch import nn
 
 from vidzoo.errors import ConfigError
-from vidzoo.layers import FrameConv3d, FullConv3d, GroupedConv3d, GSTConv3d, P3DConv3d, SpatioTemporalUnit
+from vidzoo.layers import (
+    FrameConv3d,
+    FullConv3d,
+    GroupedConv3d,
+    GSTConv3d,
+    P3DConv3d,
+    SpatioTemporalUnit,
+    STDCFConv3d,
+)
 
 Unit = Callable[..., Any]
 
@@ -21,6 +29,10 @@ LINEAR: dict[str, Unit] = {
     "full": FullConv3d,
     "grouped": GroupedConv3d,
     "p3d": P3DConv3d,
+    "p3d_time_first": partial(P3DConv3d, time_first=True),
+    "stdcf": STDCFConv3d,
+    "stdcf_factorised": partial(STDCFConv3d, mode="factorised"),
+    "stdcf_time_first": partial(STDCFConv3d, mode="factorised", order="time_first"),
     "gst_alpha2": partial(GSTConv3d, alpha=1 / 2),
     "gst": GSTConv3d,
     "gst_alpha8": partial(GSTConv3d, alpha=1 / 8),
@@ -28,7 +40,11 @@ LINEAR: dict[str, Unit] = {
     "gst_large": partial(GSTConv3d, beta=1),
     "gst_large_alpha8": partial(GSTConv3d, alpha=1 / 8, beta=1),
 }
-UNITS = {**LINEAR, "p3d_norm": partial(P3DConv3d, norm=True)}
+UNITS = {
+    **LINEAR,
+    "p3d_norm": partial(P3DConv3d, norm=True),
+    "p3d_time_first_norm": partial(P3DConv3d, norm=True, time_first=True),
+}
 
 linear = pytest.mark.parametrize("unit", LINEAR.values(), ids=LINEAR.keys())
 every = pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS.keys())
@@ -164,6 +180,8 @@ FROM_CONV: dict[str, Unit] = {
     "full": FullConv3d.from_conv,
     "grouped": GroupedConv3d.from_conv,
     "p3d": P3DConv3d.from_conv,
+    "p3d_time_first": partial(P3DConv3d.from_conv, time_first=True),
+    "stdcf": STDCFConv3d.from_conv,
     "gst": GSTConv3d.from_conv,
 }
 from_conv = pytest.mark.parametrize("start", FROM_CONV.values(), ids=FROM_CONV.keys())

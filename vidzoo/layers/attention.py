@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError
-from vidzoo.layers.ragged import plain, time_mask
+from vidzoo.layers.ragged import mean_over_space, time_mask
 
 __all__ = ["TemporalAttention"]
 
@@ -43,7 +43,7 @@ class TemporalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mask = time_mask(x)
-        frames = plain(x).mean(dim=(3, 4))  # (B, C, T)
+        frames = mean_over_space(x)  # (B, C, T)
         scores = self.gather(frames)  # (B, N, T)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, :, :, 0, 0], float("-inf"))

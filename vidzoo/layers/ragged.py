@@ -24,6 +24,7 @@ __all__ = [
     "honour_lengths",
     "lengths_of",
     "mean_over_clip",
+    "mean_over_space",
     "mean_over_time",
     "plain",
     "time_mask",
@@ -107,7 +108,7 @@ def with_lengths(x: Tensor, lengths: Tensor) -> Tensor:
         raise ModelInputError(
             f"lengths {tuple(lengths.shape)} do not belong to a map of shape {tuple(x.shape)}: one per clip of (B, C, T, H, W)"
         )
-    longest, shortest = int(lengths.max()), int(lengths.min())
+    shortest, longest = torch.stack(lengths.aminmax()).tolist()  # at once: each number waits for the device
     if longest > x.shape[2] or shortest < 0:
         raise ModelInputError(f"clips of {shortest} to {longest} frames do not fit into a map of {x.shape[2]}")
     return plain(x) if shortest == x.shape[2] else _wrap(x, lengths)
@@ -130,7 +131,13 @@ def time_mask(x: Tensor) -> Tensor | None:
 
 def mean_over_clip(x: Tensor) -> Tensor:
     """``(B, C, T, H, W) -> (B, C)``: the mean over the real frames of each clip."""
-    return mean_over_time(plain(x).mean(dim=(3, 4)), lengths_of(x))
+    return mean_over_time(mean_over_space(x), lengths_of(x))
+
+
+def mean_over_space(x: Tensor) -> Tensor:
+    """``(B, C, T, H, W) -> (B, C, T)``: the mean of every frame, zero behind a clip's end."""
+    # Frames before channels: on channels_last_3d maps torch's reduction is many times faster that way (CPU).
+    return plain(x).transpose(1, 2).mean(dim=(3, 4)).transpose(1, 2)
 
 
 def mean_over_time(frames: Tensor, lengths: Tensor | None) -> Tensor:
@@ -138,7 +145,8 @@ def mean_over_time(frames: Tensor, lengths: Tensor | None) -> Tensor:
     mean = frames.mean(dim=2)
     if lengths is None:
         return mean
-    return mean * (frames.shape[2] / lengths.clamp(min=1)).to(mean.dtype)[:, None]
+    counted = lengths.clamp(min=1).to(torch.promote_types(mean.dtype, torch.float32))
+    return mean * (frames.shape[2] / counted).to(mean.dtype)[:, None]
 
 
 class RaggedBatchNorm3d(nn.BatchNorm3d):

@@ -215,11 +215,12 @@ class VideoModel(nn.Module):
 
     # Sampling over time.
 
-    def add_sampler(self, sampler: nn.Module, *, after: str) -> None:
+    def add_sampler(self, sampler: nn.Module, *, after: str, adaptive: bool = True) -> None:
         """Run ``sampler`` on the map of one stage before the next one: later maps have as many frames as it leaves.
 
         Args:
             after: name of a stage before the last one; its own map in ``feature_info`` is the one before sampling.
+            adaptive: the number of frames that it leaves depends on the clip.
 
         Raises:
             ConfigError: no such stage, or the last.
@@ -232,7 +233,9 @@ class VideoModel(nn.Module):
             )
         self.sampler, self.sampler_after = sampler, after
         later = order[order.index(after) + 1 :]
-        self.feature_info = tuple(replace(info, adaptive=info.module in later) for info in self.feature_info)
+        self.feature_info = tuple(
+            replace(info, adaptive=adaptive and info.module in later) for info in self.feature_info
+        )
 
     def _walk(self) -> Iterator[tuple[str, nn.Module]]:
         for name, stage in self._stages():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vidzoo.errors import ConfigError
 from vidzoo.layers.conv import FullConv3d
 from vidzoo.layers.drop import DropPath
-from vidzoo.layers.ragged import lengths_of, mean_over_clip, mean_over_time, plain
+from vidzoo.layers.ragged import lengths_of, mean_over_clip, mean_over_space, mean_over_time
 from vidzoo.layers.unit import SpatioTemporalUnit, UnitFactory
 from vidzoo.models.base import CommonOptions, FeatureInfo, VideoModel
 
@@ -268,7 +268,7 @@ class VideoResNet(VideoModel):
             return self.dropout(mean_over_clip(features))  # (B, C)
         # Every frame has its own dropout and the classifier is linear, so the mean of the frames' logits (the consensus
         # of GST) is the logits of their mean: one small product instead of T.
-        frames = plain(features).mean(dim=(3, 4))  # (B, C, T)
+        frames = mean_over_space(features)  # (B, C, T)
         return mean_over_time(self.dropout(frames), lengths_of(features))  # (B, C)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:

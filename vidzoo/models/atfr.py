@@ -1,0 +1,206 @@
+"""ATFR: any network of this zoo, going on with as many frames as a clip has different ones.
+
+Paper: Fayyaz et al., "3D CNNs with Adaptive Temporal Feature Resolutions", CVPR 2021. Similarity Guided Sampling stands
+behind one stage of a host, res2 unless told otherwise (section 5.1; Table 6 compares the stem and res3); what follows
+runs on B' <= B frames, norms and pools look at a clip's own frames only, and the head takes their mean. Costs are
+``const + slope * B'``. The paper places the module behind the stage, the released code in front of the stage's last
+ReLU; here it is behind.
+
+The hosts are those of the paper. What it calls R(2+1)D costs what C2D with temporal pooling costs (``c2d_pool_*``); a
+true R(2+1)D-50 is here beside it. Its "I3D" is the one of 3x1x1 kernels (``i3d_3x1x1_*``). SlowFast has two pathways
+and its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
+
+from vidzoo.errors import ConfigError
+from vidzoo.layers.attention import TemporalAttention
+from vidzoo.layers.bins import Kernel, Similarity
+from vidzoo.layers.ragged import honour_lengths
+from vidzoo.layers.sgs import SimilarityGuidedSampling
+from vidzoo.models.base import VideoModel
+from vidzoo.models.c2d_pool import c2d_pool_r18, c2d_pool_r50
+from vidzoo.models.i3d_3x1x1 import i3d_3x1x1_r50
+from vidzoo.models.r2plus1d import r2plus1d_r50
+from vidzoo.models.resnet import ResNetOptions, VideoResNet
+from vidzoo.models.resnet3d import resnet3d_18, resnet3d_50
+from vidzoo.models.x3d import X3D, X3DOptions, x3d_l, x3d_m, x3d_s, x3d_xl
+from vidzoo.pretrained import VideoCfg
+from vidzoo.registry import get_pretrained_cfg, register_model
+
+__all__ = [
+    "SamplerOptions",
+    "c2d_pool_r18_atfr",
+    "c2d_pool_r50_atfr",
+    "i3d_r50_atfr",
+    "make_sampler",
+    "r2plus1d_r50_atfr",
+    "resnet3d_18_atfr",
+    "resnet3d_50_atfr",
+    "x3d_l_atfr",
+    "x3d_m_atfr",
+    "x3d_s_atfr",
+    "x3d_s_attention",
+    "x3d_xl_atfr",
+]
+
+Host = TypeVar("Host", bound=VideoModel)
+After = Literal["stem", "res2", "res3", "res4"]
+PAPER = "3D CNNs with Adaptive Temporal Feature Resolutions, CVPR 2021"
+
+
+class SamplerOptions(TypedDict, total=False):
+    """Options of the sampler.
+
+    ``after``: the stage behind which it stands. ``released``: the module of the authors' code rather than the paper's
+    (hidden width C // 2, distance to the clip's mean, gradient through the range, a margin of 1e-7). ``embed_norm``:
+    batch norm on the embeddings, by default as in the authors' code; the paper does not mention it, but without it
+    the frames of an untrained network are so much alike that nearly all of them share a bin. The others are those of
+    :class:`vidzoo.layers.sgs.SimilarityGuidedSampling`.
+    """
+
+    after: After
+    released: bool
+    embed_norm: bool
+    embed_dim: int
+    hidden: int
+    activation: Literal["relu", "silu", "none"]
+    bins: int | tuple[int, ...]
+    kernel: Kernel
+    similarity: Similarity
+    order: Literal["magnitude", "time"]
+    block: int
+    detach_range: bool
+    straight_through: bool
+    centre_largest: bool
+    margin: float
+    threshold: float
+    static: Literal["keep", "literal"]
+
+
+class SampledX3DOptions(X3DOptions, SamplerOptions, total=False):
+    """X3D's options and the sampler's."""
+
+
+class SampledResNetOptions(ResNetOptions, SamplerOptions, total=False):
+    """A ResNet's options and the sampler's."""
+
+
+def make_sampler(channels: int, options: Mapping[str, Any]) -> SimilarityGuidedSampling:
+    """The sampler over ``channels`` that :class:`SamplerOptions` ask for.
+
+    Raises:
+        ConfigError: an option outside its values.
+    """
+    given = {key: value for key, value in options.items() if key not in ("after", "released", "embed_norm")}
+    if options.get("released"):
+        given = {"similarity": "mean_distance", "hidden": max(channels // 2, 1), **given}
+        given = {"detach_range": False, "margin": 1e-7, "threshold": 0.0, **given}
+    return SimilarityGuidedSampling(channels, norm=options.get("embed_norm", True), **given)
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The host's options and the sampler's."""
+    names = SamplerOptions.__annotations__
+    return (
+        {key: value for key, value in options.items() if key not in names},
+        {key: value for key, value in options.items() if key in names},
+    )
+
+
+def _sampled(host: Callable[..., Host], options: Mapping[str, Any]) -> Host:
+    for_host, for_sampler = split_options(options)
+    model = host(**for_host)
+    after = for_sampler.get("after", "res2")
+    module = _module(model, after)
+    channels = next(info.num_chs for info in model.feature_info if info.module == module)
+    model.add_sampler(make_sampler(channels, for_sampler), after="maxpool" if module == "relu" else module)
+    honour_lengths(model)
+    return model
+
+
+def _module(model: VideoModel, after: str) -> str:
+    # The paper's stages by the names of ours; a ResNet's stem ends with its pooling, which keeps its channels.
+    names = {"stem": model.feature_info[0].module, "res2": "layer1", "res3": "layer2", "res4": "layer3"}
+    if after not in names:
+        raise ConfigError(f"the sampler can stand after {', '.join(names)}, not {after!r}")
+    return names[after]
+
+
+def _cfg(host: str, **changes: Any) -> dict[str, VideoCfg]:
+    return {"": get_pretrained_cfg(host).replace(paper=PAPER, source="Fayyaz et al., CVPR 2021", **changes)}
+
+
+# Section 5.1: 32 frames, every second one.
+_32X2 = {"num_frames": 32, "temporal_stride": 2}
+
+
+@register_model(cfgs=_cfg("x3d_s"))
+def x3d_s_atfr(**options: Unpack[SampledX3DOptions]) -> X3D:
+    """X3D-S with adaptive temporal resolution."""
+    return _sampled(x3d_s, options)
+
+
+@register_model(cfgs=_cfg("x3d_m"))
+def x3d_m_atfr(**options: Unpack[SampledX3DOptions]) -> X3D:
+    """X3D-M with adaptive temporal resolution."""
+    return _sampled(x3d_m, options)
+
+
+@register_model(cfgs=_cfg("x3d_l"))
+def x3d_l_atfr(**options: Unpack[SampledX3DOptions]) -> X3D:
+    """X3D-L with adaptive temporal resolution."""
+    return _sampled(x3d_l, options)
+
+
+@register_model(cfgs=_cfg("x3d_xl"))
+def x3d_xl_atfr(**options: Unpack[SampledX3DOptions]) -> X3D:
+    """X3D-XL with adaptive temporal resolution."""
+    return _sampled(x3d_xl, options)
+
+
+@register_model(cfgs=_cfg("i3d_3x1x1_r50", **_32X2))
+def i3d_r50_atfr(**options: Unpack[SampledResNetOptions]) -> VideoResNet:
+    """I3D-50 of 3x1x1 kernels with adaptive temporal resolution, sampled before its temporal pooling."""
+    return _sampled(i3d_3x1x1_r50, options)
+
+
+@register_model(cfgs=_cfg("r2plus1d_r50", **_32X2))
+def r2plus1d_r50_atfr(**options: Unpack[SampledResNetOptions]) -> VideoResNet:
+    """R(2+1)D-50 with adaptive temporal resolution."""
+    return _sampled(r2plus1d_r50, options)
+
+
+@register_model(cfgs=_cfg("c2d_pool_r18", **_32X2))
+def c2d_pool_r18_atfr(**options: Unpack[SampledResNetOptions]) -> VideoResNet:
+    """C2D-18 with temporal pooling and adaptive temporal resolution: the cost of "R(2+1)D" in Table 4."""
+    return _sampled(c2d_pool_r18, options)
+
+
+@register_model(cfgs=_cfg("c2d_pool_r50", **_32X2))
+def c2d_pool_r50_atfr(**options: Unpack[SampledResNetOptions]) -> VideoResNet:
+    """C2D-50 with temporal pooling and adaptive temporal resolution: the cost of "R(2+1)D" in Table 7."""
+    return _sampled(c2d_pool_r50, options)
+
+
+@register_model(cfgs=_cfg("resnet3d_18"))
+def resnet3d_18_atfr(**options: Unpack[SampledResNetOptions]) -> VideoResNet:
+    """3DResNet-18 with adaptive temporal resolution."""
+    return _sampled(resnet3d_18, options)
+
+
+@register_model(cfgs=_cfg("resnet3d_50"))
+def resnet3d_50_atfr(**options: Unpack[SampledResNetOptions]) -> VideoResNet:
+    """3DResNet-50 with adaptive temporal resolution."""
+    return _sampled(resnet3d_50, options)
+
+
+@register_model(cfgs=_cfg("x3d_s"))
+def x3d_s_attention(**options: Unpack[X3DOptions]) -> X3D:
+    """X3D-S with temporal attention in the place of the sampler, the comparison of Table A.6."""
+    model = x3d_s(**options)
+    model.add_sampler(TemporalAttention(model.feature_info[1].num_chs), after="layer1", adaptive=False)
+    return model
