@@ -18,6 +18,8 @@ from vidzoo.layers import (
     GroupedConv3d,
     GSTConv3d,
     P3DConv3d,
+    ReparamConv3d,
+    SeparableConv3d,
     SpatioTemporalUnit,
     STDCFConv3d,
 )
@@ -39,11 +41,17 @@ LINEAR: dict[str, Unit] = {
     "gst_large_alpha2": partial(GSTConv3d, alpha=1 / 2, beta=1),
     "gst_large": partial(GSTConv3d, beta=1),
     "gst_large_alpha8": partial(GSTConv3d, alpha=1 / 8, beta=1),
+    "reparam_linear": partial(ReparamConv3d, norm=False),
 }
 UNITS = {
     **LINEAR,
     "p3d_norm": partial(P3DConv3d, norm=True),
     "p3d_time_first_norm": partial(P3DConv3d, norm=True, time_first=True),
+    "reparam": ReparamConv3d,
+    "reparam_inf": partial(ReparamConv3d, eta="inf"),
+    "reparam_single": partial(ReparamConv3d, eta=4, norm=False, eta_on_frame=True),
+    "separable": SeparableConv3d,
+    "separable_reparam": partial(SeparableConv3d, temporal=ReparamConv3d),
 }
 
 linear = pytest.mark.parametrize("unit", LINEAR.values(), ids=LINEAR.keys())
@@ -182,6 +190,7 @@ FROM_CONV: dict[str, Unit] = {
     "p3d": P3DConv3d.from_conv,
     "p3d_time_first": partial(P3DConv3d.from_conv, time_first=True),
     "stdcf": STDCFConv3d.from_conv,
+    "reparam": partial(ReparamConv3d.from_conv, norm=False),
     "gst": GSTConv3d.from_conv,
 }
 from_conv = pytest.mark.parametrize("start", FROM_CONV.values(), ids=FROM_CONV.keys())

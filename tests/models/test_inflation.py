@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import vidzoo
-from vidzoo.errors import WeightsError
+from vidzoo.errors import ConfigError, WeightsError
+from vidzoo.layers.reparam import ReparamConv3d
+from vidzoo.layers.separable import SeparableConv3d
 from vidzoo.models import VideoResNet, init_from_2d
+from vidzoo.models.i3d import i3d_r18, i3d_r18_11335, i3d_r18_reparam_11335, i3d_r50_reparam_11335
+from vidzoo.models.s3d_resnet import s3d_r18, s3d_r50, s3d_r50_reparam_11335
 
 FAMILIES = ["c2d", "c3d", "c3d_g2", "p3d", "gst", "gst_large"]
 
@@ -162,3 +168,115 @@ def test_a_network_in_double_precision_stays_so() -> None:
     model = vidzoo.create_model("gst_r18", num_classes=5).double()
     init_from_2d(model, _trained("torchvision", "resnet18").state_dict())
     assert {value.dtype for value in model.parameters()} == {torch.float64}
+
+
+# Temporal-filter analysis: inflation in three ways, through branches and separable units too.
+
+
+def _started(build: Callable[..., VideoResNet], depth: int, mode: Any = None, **options: Any) -> VideoResNet:
+    given = _trained("torchvision", f"resnet{depth}").state_dict()
+    model = build(num_classes=5, drop_rate=0.0, **options).eval()
+    assert init_from_2d(model, given, mode=mode) == []
+    model.fc.load_state_dict({key: given[f"fc.{key}"] for key in ("weight", "bias")})
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "depth", "options"),
+    [
+        (i3d_r18, 18, {}),
+        (i3d_r18_11335, 18, {}),
+        (i3d_r18_reparam_11335, 18, {}),
+        (i3d_r18_reparam_11335, 18, {"eta": "inf"}),
+        (i3d_r18_reparam_11335, 18, {"eta": 4, "single": True}),
+        (i3d_r18, 18, {"t_lengths": (3, 1, 3, 1, 5), "eta": 2}),
+        (i3d_r50_reparam_11335, 50, {}),
+        (s3d_r50, 50, {}),
+        (s3d_r50_reparam_11335, 50, {"eta": 4}),
+    ],
+)
+@torch.no_grad()
+def test_centre_inflation_gives_the_frames_of_any_clip_what_the_image_network_gives(
+    build: Any, depth: int, options: Any
+) -> None:
+    model = _started(build, depth, "centre", **options)
+    clip = torch.randn(1, 3, 3, 48, 48)
+    expected = _frame_by_frame(_trained("torchvision", f"resnet{depth}"), clip)
+    assert (model(clip) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("build", [i3d_r18_11335, i3d_r18_reparam_11335])
+@torch.no_grad()
+def test_branches_from_a_2d_network_train_as_it_trains(build: Any) -> None:
+    model = _started(build, 18).double().train()
+    image = copy.deepcopy(_trained("torchvision", "resnet18")).double().train()
+    stills = torch.randn(4, 3, 48, 48, dtype=torch.float64)
+    expected = image(stills)
+    found = model(stills.unsqueeze(2).expand(-1, -1, 3, -1, -1))
+    assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()  # filters were stored in single precision
+
+
+@pytest.mark.parametrize("build", [i3d_r18_11335, i3d_r18_reparam_11335])
+@torch.no_grad()
+def test_mean_inflation_is_wrong_at_the_ends_of_a_static_clip_only(build: Any) -> None:
+    model, image = _started(build, 18, "mean"), _trained("torchvision", "resnet18")
+    reach = 4 * 1 + 4 * 1 + 4 * 2  # frames on either side that a feature of 1-1-3-3-5 sees
+    still = torch.randn(1, 3, 32, 32)
+    features = model.forward_features(still.unsqueeze(2).expand(-1, -1, 2 * reach + 3, -1, -1))
+    stem = image.maxpool(image.relu(image.bn1(image.conv1(still))))
+    expected = image.layer4(image.layer3(image.layer2(image.layer1(stem))))
+    errors = (features - expected.unsqueeze(2)).abs().amax(dim=(0, 1, 3, 4)) / expected.abs().max()
+    assert errors[reach : reach + 3].max() <= 1e-5
+    assert errors[[0, -1]].min() > 0.1
+
+
+@torch.no_grad()
+def test_repeated_filters_multiply_what_a_static_clip_gives() -> None:
+    model, image = _started(i3d_r18, 18, "repeat"), _trained("torchvision", "resnet18")
+    still = torch.randn(1, 3, 32, 32)
+    x = image.conv1(still)
+    torch.testing.assert_close(model.conv1(still.unsqueeze(2).expand(-1, -1, 3, -1, -1))[:, :, 1], 3 * x)
+    found = model(still.unsqueeze(2).expand(-1, -1, 8, -1, -1))
+    assert found.abs().max() > 1e3 * image(still).abs().max()
+
+
+@pytest.mark.parametrize(
+    ("build", "options"), [(i3d_r18, {}), (i3d_r18, {"eta": 2}), (s3d_r18, {}), (s3d_r18, {"eta": 2})]
+)
+@pytest.mark.parametrize("mode", ["centre", "mean", "repeat"])
+def test_a_mode_reaches_every_filter_over_time(build: Any, options: Any, mode: Any) -> None:
+    model = _started(build, 18, mode, **options)
+    weight = _trained("torchvision", "resnet18").state_dict()["layer2.1.conv2.weight"]
+    unit = model.layer2[1].conv2
+    if isinstance(unit, SeparableConv3d):
+        assert torch.equal(unit.spatial.weight[:, :, 0], weight)
+        weight, unit = torch.eye(128)[:, :, None, None], unit.temporal
+    filters = unit.branches[1].filters() if isinstance(unit, ReparamConv3d) else unit.weight
+    shares = {"centre": (0, 1, 0), "mean": (1 / 3, 1 / 3, 1 / 3), "repeat": (1, 1, 1)}[mode]
+    for frame, share in enumerate(shares):
+        torch.testing.assert_close(filters[:, :, frame], share * weight, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "mode", "match"),
+    [
+        (i3d_r18, {}, "median", "'median'"),
+        (i3d_r18_reparam_11335, {"eta": "inf"}, "mean", "all mean"),
+        (s3d_r18, {"eta": "inf"}, "repeat", "all mean"),
+    ],
+)
+def test_a_mode_that_cannot_be_is_refused_and_no_weight_changes(
+    build: Any, options: Any, mode: Any, match: str
+) -> None:
+    model = build(num_classes=5, **options)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ConfigError, match=match):
+        init_from_2d(model, _trained("torchvision", "resnet18").state_dict(), mode=mode)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("build", [i3d_r18_reparam_11335, s3d_r18])
+def test_a_norm_that_belongs_into_a_unit_is_missed_by_name(build: Any) -> None:
+    given = dict(_trained("torchvision", "resnet18").state_dict())
+    del given["layer4.1.bn2.running_mean"]
+    _refused(build(num_classes=5), given, r"1 missing: layer4\.1\.bn2\.running_mean")

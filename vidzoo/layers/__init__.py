@@ -6,7 +6,10 @@ from vidzoo.layers.ctm import CTMBlock
 from vidzoo.layers.gst import GSTConv3d
 from vidzoo.layers.p3d import P3DConv3d
 from vidzoo.layers.ragged import RaggedClips, honour_lengths, lengths_of, with_lengths
+from vidzoo.layers.reparam import ReparamConv3d
+from vidzoo.layers.separable import SeparableConv3d
 from vidzoo.layers.sgs import SimilarityGuidedSampling
+from vidzoo.layers.squeeze import SqueezeExcite
 from vidzoo.layers.stdcf import STDCFConv3d
 from vidzoo.layers.unit import SpatioTemporalUnit, UnitFactory
 
@@ -18,9 +21,12 @@ __all__ = [
     "GroupedConv3d",
     "P3DConv3d",
     "RaggedClips",
+    "ReparamConv3d",
     "STDCFConv3d",
+    "SeparableConv3d",
     "SimilarityGuidedSampling",
     "SpatioTemporalUnit",
+    "SqueezeExcite",
     "TemporalAttention",
     "UnitFactory",
     "honour_lengths",

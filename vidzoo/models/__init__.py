@@ -1,8 +1,53 @@
 """Architectures: one file per family; importing this package registers them all."""
 
-from vidzoo.models import c2d, c3d, gst, p3d
+from vidzoo.models import (
+    atfr,
+    c2d,
+    c2d_pool,
+    c3d,
+    ctm,
+    gst,
+    i3d,
+    i3d_3x1x1,
+    kth,
+    p3d,
+    r2plus1d,
+    resnet3d,
+    s3d_resnet,
+    slow,
+    slowfast,
+    slowfast_atfr,
+    stdcf,
+    tran,
+    x3d,
+)
 from vidzoo.models.base import FeatureExtractor, FeatureInfo, VideoModel
 from vidzoo.models.inflation import init_from_2d
 from vidzoo.models.resnet import VideoResNet
 
-__all__ = ["FeatureExtractor", "FeatureInfo", "VideoModel", "VideoResNet", "c2d", "c3d", "gst", "init_from_2d", "p3d"]
+__all__ = [
+    "FeatureExtractor",
+    "FeatureInfo",
+    "VideoModel",
+    "VideoResNet",
+    "atfr",
+    "c2d",
+    "c2d_pool",
+    "c3d",
+    "ctm",
+    "gst",
+    "i3d",
+    "i3d_3x1x1",
+    "init_from_2d",
+    "kth",
+    "p3d",
+    "r2plus1d",
+    "resnet3d",
+    "s3d_resnet",
+    "slow",
+    "slowfast",
+    "slowfast_atfr",
+    "stdcf",
+    "tran",
+    "x3d",
+]

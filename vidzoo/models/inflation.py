@@ -7,8 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from vidzoo.errors import WeightsError
+from vidzoo.errors import ConfigError, WeightsError
 from vidzoo.layers.conv import FullConv3d
+from vidzoo.layers.ctm import CTMBlock
+from vidzoo.layers.reparam import Inflation, ReparamConv3d, identity_norm_
+from vidzoo.layers.separable import SeparableConv3d
 from vidzoo.layers.unit import SpatioTemporalUnit
 from vidzoo.loading import adapt_input_conv
 from vidzoo.models.resnet import VideoResNet
@@ -19,12 +22,18 @@ _NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 
 
 @torch.no_grad()
-def init_from_2d(model: VideoResNet, state_dict: Mapping[str, Tensor]) -> list[str]:
+def init_from_2d(model: VideoResNet, state_dict: Mapping[str, Tensor], *, mode: Inflation | None = None) -> list[str]:
     """Start ``model`` from a 2D ResNet of the same depth (torchvision's or timm's state dict), in place.
 
     1x1 convolutions, shortcuts and all batch norms are copied; a unit takes from the 2D kernel what its paper takes
-    (GST: a slice for the spatial group, while the temporal one stays random); the stem adapts to the model's input
-    channels. The classifier is left alone. Source: ``resnet50()`` in the GST authors' GST.py.
+    (GST: a slice for the spatial group, while the temporal one stays random), and the norm behind it where it holds
+    that norm itself; the stem adapts to the model's input channels. The classifier is left alone. Source:
+    ``resnet50()`` in the GST authors' GST.py.
+
+    Args:
+        mode: how kernels that take the whole filter are inflated, see :func:`vidzoo.layers.unit.inflate`; None leaves it
+            to each of them. With ``centre`` the frames of a clip get what the 2D network gives them, with ``mean`` (I3D)
+            those of a static clip away from its ends; ``repeat`` (IBM's code) needs training to mend its norms.
 
     Returns:
         The parameters that keep their random values, the classifier apart.
@@ -32,6 +41,7 @@ def init_from_2d(model: VideoResNet, state_dict: Mapping[str, Tensor]) -> list[s
     Raises:
         WeightsError: keys are missing or left over, or shapes differ (a deep stem, another depth). Nothing is changed
             then.
+        ConfigError: a mode that does not exist, or that a unit cannot take. No weight is changed then.
     """
     given = {
         key: value
@@ -40,9 +50,12 @@ def init_from_2d(model: VideoResNet, state_dict: Mapping[str, Tensor]) -> list[s
     }
     convs = {name: m for name, m in _outermost(model) if isinstance(m, (nn.Conv3d, SpatioTemporalUnit))}
     norms = {name: m for name, m in _outermost(model) if isinstance(m, nn.BatchNorm3d)}
+    holders = _norm_holders(convs)
     expected = {f"{name}.weight": _shape_2d(conv, name, model) for name, conv in convs.items()}
-    for name, norm in norms.items():
-        expected.update({f"{name}.{part}": (norm.num_features,) for part in _NORM_PARTS})
+    widths = {name: norm.num_features for name, norm in norms.items()}
+    widths.update({name: unit.out_channels for name, unit in holders.items()})
+    for name, width in widths.items():
+        expected.update({f"{name}.{part}": (width,) for part in _NORM_PARTS})
 
     stem = given.get("conv1.weight")
     if stem is not None and stem.ndim == 4 and stem.shape[1] != model.in_chans:
@@ -62,7 +75,10 @@ def init_from_2d(model: VideoResNet, state_dict: Mapping[str, Tensor]) -> list[s
     if faults:
         raise WeightsError(f"this is not the state dict of a 2D ResNet-{model.depth}: {'; '.join(faults)}")
 
-    random = []
+    if mode is not None:
+        _set_inflation(convs, mode)
+    added = [(name, m) for name, m in _outermost(model) if isinstance(m, CTMBlock)]
+    random = [f"{name}.{part}" for name, block in added for part, _ in block.named_parameters()]
     for name, conv in convs.items():
         weight = given[f"{name}.weight"]
         if isinstance(conv, (SpatioTemporalUnit, FullConv3d)):
@@ -72,20 +88,42 @@ def init_from_2d(model: VideoResNet, state_dict: Mapping[str, Tensor]) -> list[s
         if isinstance(conv, SpatioTemporalUnit):
             random += [f"{name}.{part}" for part in conv.random_after_load]
     for name, norm in norms.items():
+        if name in holders:  # the trained norm goes into the unit, in front of this one
+            identity_norm_(norm)
+            continue
         for part in _NORM_PARTS:
             getattr(norm, part).copy_(given[f"{name}.{part}"])
+    for name, unit in holders.items():
+        unit.load_norm_(*(given[f"{name}.{part}"] for part in _NORM_PARTS))
     return random
 
 
 def _outermost(model: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
-    """Named modules without what lies inside a unit: from outside, a unit is one convolution."""
+    """Named modules without what lies inside a unit or an added block: no 2D network has either."""
     found = []
     for name, child in model.named_children():
         path = f"{prefix}{name}"
         found.append((path, child))
-        if not isinstance(child, SpatioTemporalUnit):
+        if not isinstance(child, (SpatioTemporalUnit, CTMBlock)):
             found += _outermost(child, f"{path}.")
     return found
+
+
+def _norm_holders(convs: Mapping[str, nn.Module]) -> dict[str, ReparamConv3d | SeparableConv3d]:
+    """Units that hold the norm behind the trained convolution, by that norm's name in the 2D network."""
+    found: dict[str, ReparamConv3d | SeparableConv3d] = {}
+    for name, conv in convs.items():
+        if isinstance(conv, SeparableConv3d) or (isinstance(conv, ReparamConv3d) and conv.last_norms()):
+            found[name.replace("conv", "bn")] = conv
+    return found
+
+
+def _set_inflation(convs: Mapping[str, nn.Module], mode: Inflation) -> None:
+    if mode not in ("centre", "mean", "repeat"):
+        raise ConfigError(f"mode must be 'centre', 'mean' or 'repeat', got {mode!r}")
+    for module in convs.values():
+        if isinstance(module, (FullConv3d, ReparamConv3d, SeparableConv3d)):
+            module.inflation = mode
 
 
 def _shape_2d(conv: nn.Conv3d | SpatioTemporalUnit, name: str, model: VideoResNet) -> tuple[int, ...]:

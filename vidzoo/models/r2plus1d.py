@@ -31,7 +31,7 @@ _CFGS = {
 
 
 def _r2plus1d(plan: Layout, options: ResNetOptions) -> VideoResNet:
-    plan = replace(plan, stem_pool=False, t_strides=(1, 1, 2, 2))
+    plan = replace(plan, stem_pool=False, strides=(2, 2, 2, 2), t_strides=(1, 1, 2, 2))
     return fair_resnet(plan, partial(P3DConv3d, norm=True, time_first=True), options)
 
 

@@ -132,9 +132,10 @@ class Layout:
 
     ``counts``: blocks. ``widths``: channels inside a block. ``lengths``: temporal kernel asked of the unit.
     ``conv1_lengths``: temporal kernels of the bottlenecks' first convolution, repeated over the blocks of the stage.
-    ``t_strides``: temporal stride of a stage's first block. ``stem_length``: temporal kernel of the stem. ``stem_pool``:
-    without it the first stage has the stride. ``temporal_pool``: maximum over pairs of frames after the first stage; the
-    last of an odd number stays alone. ``frame_head``: dropout acts on each frame's features, otherwise on their mean.
+    ``strides`` and ``t_strides``: stride of a stage's first block over space and over time. ``stem_length``: temporal
+    kernel of the stem. ``stem_pool``: maximum over 3x3 positions behind the stem, with stride 2. ``temporal_pool``:
+    maximum over pairs of frames after the first stage; the last of an odd number stays alone. ``frame_head``: dropout
+    acts on each frame's features, otherwise on their mean.
     ``head_std``: spread of the classifier's first weights.
     """
 
@@ -143,6 +144,7 @@ class Layout:
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     lengths: tuple[int, int, int, int] = (3, 3, 3, 3)
     conv1_lengths: tuple[tuple[int, ...], ...] = ((1,), (1,), (1,), (1,))
+    strides: tuple[int, int, int, int] = (1, 2, 2, 2)
     t_strides: tuple[int, int, int, int] = (1, 1, 1, 1)
     stem_width: int = 64
     stem_length: int = 1
@@ -178,6 +180,7 @@ class VideoResNet(VideoModel):
         plan: the layout, or a depth for the plain one of 18, 34, 50 or 101.
         unit: what stands in the place of each 3x3 convolution, a class of :mod:`vidzoo.layers` or a partial of it; or
             four of them, one per stage.
+        stem: what makes the stem's convolution.
         num_frames: the length of clip that the model is meant for; the topology takes any.
     """
 
@@ -186,6 +189,7 @@ class VideoResNet(VideoModel):
         plan: Layout | int,
         unit: UnitFactory | Sequence[UnitFactory],
         *,
+        stem: UnitFactory = FullConv3d,
         num_classes: int = 400,
         in_chans: int = 3,
         num_frames: int = 8,
@@ -210,16 +214,17 @@ class VideoResNet(VideoModel):
         self.head_std = plan.head_std
 
         t = plan.stem_length
-        self.conv1 = FullConv3d(in_chans, plan.stem_width, (t, 7, 7), (1, 2, 2), (t // 2, 3, 3), bias=False)
-        self.bn1 = nn.BatchNorm3d(plan.stem_width)
+        self.conv1 = stem(in_chans, plan.stem_width, (t, 7, 7), (1, 2, 2), (t // 2, 3, 3), bias=False)
+        self.bn1 = _norm(self.conv1, plan.stem_width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)) if plan.stem_pool else nn.Identity()
         self.temporal_pool = nn.MaxPool3d((2, 1, 1), ceil_mode=True) if plan.temporal_pool else nn.Identity()
 
         self.feature_info = (FeatureInfo(num_chs=plan.stem_width, reduction=2, t_reduction=1, module="relu"),)
-        inplanes, index, last, t_reduction = plan.stem_width, 0, max(sum(plan.counts) - 1, 1), 1
+        inplanes, index, last = plan.stem_width, 0, max(sum(plan.counts) - 1, 1)
+        reduction, t_reduction = 4 if plan.stem_pool else 2, 1
         for stage in range(4):
-            space = 2 if stage or not plan.stem_pool else 1
+            space = plan.strides[stage]
             blocks = []
             for position in range(plan.counts[stage]):
                 first = position == 0
@@ -237,8 +242,9 @@ class VideoResNet(VideoModel):
                 )
                 inplanes, index = plan.widths[stage] * plan.block.expansion, index + 1
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            reduction *= space
             t_reduction *= plan.t_strides[stage] * (2 if plan.temporal_pool and stage == 1 else 1)
-            self.feature_info += (FeatureInfo(inplanes, 4 * 2**stage, t_reduction, f"layer{stage + 1}"),)
+            self.feature_info += (FeatureInfo(inplanes, reduction, t_reduction, f"layer{stage + 1}"),)
 
         self.dropout = nn.Dropout(drop_rate)
         self._init_weights(zero_init_last)
