@@ -1,0 +1,94 @@
+"""ATFR on SlowFast: each pathway goes on with as many frames as a clip has different ones.
+
+Paper: Fayyaz et al., "3D CNNs with Adaptive Temporal Feature Resolutions", CVPR 2021, section 5.1 and appendix A. A
+sampler stands in each pathway behind res2 and before the lateral connection; where the pathways then differ in
+length, the shorter is padded with zeros. For Something-Something V2 the paper samples 64 frames in blocks,
+``slow_block=2, fast_block=8``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Unpack
+
+from vidzoo.layers.bins import Kernel, Similarity
+from vidzoo.layers.ragged import honour_lengths
+from vidzoo.models.atfr import PAPER, make_sampler
+from vidzoo.models.resnet import Bottleneck, ResNetOptions
+from vidzoo.models.slowfast import (
+    BETA,
+    WIDTHS,
+    PathwaySamplers,
+    SlowFast,
+    slowfast_r18_8x8,
+    slowfast_r50_4x16,
+    slowfast_r50_8x8,
+)
+from vidzoo.pretrained import VideoCfg
+from vidzoo.registry import get_pretrained_cfg, register_model
+
+__all__ = ["SampledSlowFastOptions", "slowfast_r18_8x8_atfr", "slowfast_r50_4x16_atfr", "slowfast_r50_8x8_atfr"]
+
+
+class SampledSlowFastOptions(ResNetOptions, total=False):
+    """A SlowFast's options and those of its samplers, see :class:`vidzoo.models.atfr.SamplerOptions`.
+
+    Bins and blocks are set for each pathway; the other options hold for both.
+    """
+
+    slow_bins: int
+    fast_bins: int
+    slow_block: int
+    fast_block: int
+    released: bool
+    embed_norm: bool
+    embed_dim: int
+    hidden: int
+    activation: Literal["relu", "silu", "none"]
+    kernel: Kernel
+    similarity: Similarity
+    order: Literal["magnitude", "time"]
+    detach_range: bool
+    straight_through: bool
+    centre_largest: bool
+    margin: float
+    threshold: float
+    static: Literal["keep", "literal"]
+
+
+def _sampled(host: Callable[..., SlowFast], options: Mapping[str, Any]) -> SlowFast:
+    own = SampledSlowFastOptions.__annotations__.keys() - ResNetOptions.__annotations__.keys()
+    model = host(**{key: value for key, value in options.items() if key not in own})
+    samplers = []
+    slow = WIDTHS[0] * Bottleneck.expansion
+    for pathway, channels in (("slow", slow), ("fast", slow // BETA)):
+        given = {key: value for key, value in options.items() if key in own and not key.startswith(("slow_", "fast_"))}
+        for key in ("bins", "block"):
+            if f"{pathway}_{key}" in options:
+                given[key] = options[f"{pathway}_{key}"]
+        samplers.append(make_sampler(channels, given))
+    model.add_sampler(PathwaySamplers(*samplers), after="fast.layer1")
+    honour_lengths(model)
+    return model
+
+
+def _cfg(host: str) -> dict[str, VideoCfg]:
+    return {"": get_pretrained_cfg(host).replace(paper=PAPER, source="Fayyaz et al., CVPR 2021")}
+
+
+@register_model(cfgs=_cfg("slowfast_r18_8x8"))
+def slowfast_r18_8x8_atfr(**options: Unpack[SampledSlowFastOptions]) -> SlowFast:
+    """SlowFast 8x8 with two bottlenecks per stage and adaptive temporal resolution."""
+    return _sampled(slowfast_r18_8x8, options)
+
+
+@register_model(cfgs=_cfg("slowfast_r50_4x16"))
+def slowfast_r50_4x16_atfr(**options: Unpack[SampledSlowFastOptions]) -> SlowFast:
+    """SlowFast 4x16 on ResNet-50 with adaptive temporal resolution."""
+    return _sampled(slowfast_r50_4x16, options)
+
+
+@register_model(cfgs=_cfg("slowfast_r50_8x8"))
+def slowfast_r50_8x8_atfr(**options: Unpack[SampledSlowFastOptions]) -> SlowFast:
+    """SlowFast 8x8 on ResNet-50 with adaptive temporal resolution."""
+    return _sampled(slowfast_r50_8x8, options)
