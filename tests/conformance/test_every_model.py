@@ -58,7 +58,8 @@ def test_shapes_features_and_head_agree(name: str) -> None:
     for found, info in zip(maps, model.feature_info, strict=True):
         batch, channels, frames, *size = found.shape
         assert (batch, channels) == (2, info.num_chs)
-        assert size == [-(-96 // info.reduction), -(-80 // info.reduction)]
+        for side, given in zip(size, (96, 80), strict=True):
+            assert side in (max(given // info.reduction, 1), -(-given // info.reduction))
         most = -(-5 // info.t_reduction)
         assert 1 <= frames <= most
         assert info.adaptive or frames == most
@@ -140,7 +141,7 @@ def test_every_parameter_gets_a_gradient_and_checkpointing_changes_nothing(name:
     plain = _lively(_model(name)).train()
     saving = copy.deepcopy(plain)
     saving.set_grad_checkpointing()
-    x = _clip(2, 4, 32, 32)
+    x = _clip(2, 8, 32, 32)  # eight, of which SlowFast's slow pathway sees two
     results = []
     for model in (plain, saving):
         torch.manual_seed(5)

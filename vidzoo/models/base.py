@@ -34,7 +34,8 @@ class CommonOptions(TypedDict, total=False):
 class FeatureInfo:
     """One stage of a network: its channels, and how much shorter its map is than the input, in space and in time.
 
-    A map has ``ceil(T / t_reduction)`` frames, or with ``adaptive`` at most so many, as the clip needs.
+    A map has ``T / t_reduction`` frames, rounded up (S3D: its pooling drops the last of an odd number), or with
+    ``adaptive`` at most so many, as the clip needs.
     """
 
     num_chs: int
@@ -217,6 +218,8 @@ class VideoModel(nn.Module):
 
     def add_sampler(self, sampler: nn.Module, *, after: str, adaptive: bool = True) -> None:
         """Run ``sampler`` on the map of one stage before the next one: later maps have as many frames as it leaves.
+
+        Its parameters learn at the head's rate: like the head they are new to a trained network.
 
         Args:
             after: name of a stage before the last one; its own map in ``feature_info`` is the one before sampling.

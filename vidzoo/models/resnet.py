@@ -201,10 +201,9 @@ class VideoResNet(VideoModel):
         if not (0 <= drop_rate < 1 and 0 <= drop_path_rate < 1):
             raise ConfigError(f"drop_rate and drop_path_rate lie in [0, 1), got {drop_rate} and {drop_path_rate}")
         plan = plan if isinstance(plan, Layout) else layout(plan)
-        if any(length % 2 == 0 or length < 1 for length in (plan.stem_length, *plan.lengths)):
-            raise ConfigError(
-                f"temporal kernels must be odd to keep the frames, got {(plan.stem_length, *plan.lengths)} (stem, four stages)"
-            )
+        lengths = (plan.stem_length, *plan.lengths, *(length for stage in plan.conv1_lengths for length in stage))
+        if any(length % 2 == 0 or length < 1 for length in lengths):
+            raise ConfigError(f"temporal kernels must be odd to keep the frames, got {lengths} (stem, stages, conv1)")
         units = list(unit) if isinstance(unit, Sequence) else [unit] * 4
         if len(units) != 4:
             raise ConfigError(f"give one unit, or four of them (one per stage), not {len(units)}")

@@ -234,12 +234,12 @@ def concat_ragged(slow: Tensor, lateral: Tensor) -> Tensor:
 
     Where a clip is longer in one of the two, the other is zero from its own end on, and the clip has the greater length.
     """
-    lengths, others = lengths_of(slow), lengths_of(lateral)
-    if lengths is None and others is None and slow.shape[2] == lateral.shape[2]:
-        return torch.cat([slow, lateral], dim=1)
     frames = max(slow.shape[2], lateral.shape[2])
-    parts = [F.pad(plain(x), (0, 0, 0, 0, 0, frames - x.shape[2])) for x in (slow, lateral)]
-    return with_lengths(torch.cat(parts, dim=1), torch.maximum(_frames(slow), _frames(lateral)))
+    parts = [plain(x) for x in (slow, lateral)]
+    fused = torch.cat([F.pad(x, (0, 0, 0, 0, 0, frames - x.shape[2])) if x.shape[2] < frames else x for x in parts], 1)
+    if lengths_of(slow) is None and lengths_of(lateral) is None:
+        return fused
+    return with_lengths(fused, torch.maximum(_frames(slow), _frames(lateral)))
 
 
 def merge_pathways(slow: Tensor, fast: Tensor) -> Tensor:
