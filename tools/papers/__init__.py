@@ -1,0 +1,1 @@
+"""What the five papers print about the size and the cost of their networks, and how each figure is recomputed."""
