@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -203,3 +204,25 @@ def test_creating_from_weights_does_not_move_the_random_state_of_the_features(pu
     first = vidzoo.create_model("zoo_r18", pretrained=True).state_dict()
     second = vidzoo.create_model("zoo_r18", pretrained=True).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("i3d_r18", {"t_lengths": (3, 3, 3, 3, 3), "eta": 2}),
+        ("stdcf_c3", {}),
+        ("rank1_c3", {}),
+        ("slowfast_r18_8x8", {}),
+    ],
+    ids=str,
+)
+def test_a_stem_of_any_make_takes_weights_for_another_number_of_channels(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    from vidzoo.hub import save_pretrained
+
+    colour = vidzoo.create_model(name, num_classes=3, **options).eval()
+    save_pretrained(colour, tmp_path / "saved")
+    grey = vidzoo.create_model(f"local-dir:{tmp_path / 'saved'}", in_chans=1).eval()
+    clip = torch.randn(1, 1, 4, 32, 32)
+    torch.testing.assert_close(grey(clip), colour(clip.expand(-1, 3, -1, -1, -1)), rtol=1e-4, atol=1e-5)

@@ -46,7 +46,7 @@ def test_every_family_is_listed_on_every_backbone() -> None:
 
 
 def test_names_come_in_natural_order() -> None:
-    assert vidzoo.list_models("c2d_*") == ["c2d_r18", "c2d_r34", "c2d_r50", "c2d_r101"]
+    assert vidzoo.list_models("c2d_r*") == ["c2d_r18", "c2d_r34", "c2d_r50", "c2d_r101"]
 
 
 def test_several_filters_are_joined_and_exclusions_come_last() -> None:
@@ -157,3 +157,29 @@ def test_the_options_of_a_model_are_known_with_their_types() -> None:
 def test_an_unknown_option_is_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownOptionError, match=r"'gst_r18' has no option 'alhpa': did you mean 'alpha'"):
         vidzoo.create_model("gst_r18", alhpa=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("i3d_r18", {"t_lengths": 3}),
+        ("i3d_r18", {"t_lengths": "33333"}),
+        ("i3d_r18", {"t_lengths": (3, 3, 3, 3, "3")}),
+        ("i3d_r18", {"eta": True}),
+        ("i3d_r18", {"single": 1}),
+        ("gst_r18", {"alpha": "x"}),
+        ("gst_r18", {"drop_rate": "0.5"}),
+        ("gst_r18", {"num_classes": "4"}),
+        ("ctm_r18", {"stage": ["res4"]}),
+        ("ctm_r18", {"img_size": (64, 64, 64)}),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_refused_by_the_name_of_its_option(name: str, wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        vidzoo.registry.check_options(name, wrong)
+
+
+def test_lists_stand_for_tuples_and_whole_numbers_for_fractions() -> None:
+    vidzoo.registry.check_options("i3d_r18", {"t_lengths": [1, 1, 3, 3, 5], "eta": 2, "drop_rate": 0})
+    vidzoo.registry.check_options("ctm_r18", {"img_size": [64, 96]})

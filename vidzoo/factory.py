@@ -155,7 +155,8 @@ def create_model(
         where, state_dict = str(weights), read_state_dict(weights, sha256=cfg.sha256)
 
     model = _build(arch, options, state_dict, cfg, where)
-    model.model_args = dict(options)
+    # JSON has no infinity; the entrypoints that take one (eta) also take its name.
+    model.model_args = {key: "inf" if value == float("inf") else value for key, value in options.items()}
     model.pretrained_cfg = _describe(cfg, arch, options)
     return FeatureExtractor(model, out_indices) if features_only else model
 

@@ -55,9 +55,11 @@ def load_weights(
 
     adapted = []
     if adapt_stem:
-        for key in (f"{name}.weight" for name in first_conv):
-            if key in weights and key in target and weights[key].shape[1] != target[key].shape[1]:
-                weights[key] = adapt_input_conv(weights[key], target[key].shape[1])
+        # A unit may keep its filters in several tensors (branches) or as coefficients (STDCF), the input channels second.
+        for key in (key for key in target if _belongs(key, first_conv) and key in weights):
+            old, new = weights[key], target[key]
+            if old.ndim == new.ndim > 2 and old.shape[1] != new.shape[1]:
+                weights[key] = adapt_input_conv(old, new.shape[1])
                 adapted.append(key)
     for name, module in model.named_modules():
         adapt = getattr(module, "adapt_weights", None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections.abc
 import fnmatch
 import inspect
 import re
+import types
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -250,10 +252,31 @@ def check_options(model_name: str, options: Mapping[str, Any]) -> None:
         UnknownOptionError: naming the option and the nearest ones that exist.
     """
     known = model_options(model_name)
-    for option in options:
+    arch = split_model_name_tag(model_name)[0]
+    for option, value in options.items():
         if option not in known:
-            arch = split_model_name_tag(model_name)[0]
             raise UnknownOptionError(f"the model {arch!r} has no option {option!r}: {nearest(option, known)}")
+        if not _fits(value, known[option]):
+            kind = getattr(known[option], "__name__", None) or str(known[option]).replace("typing.", "")
+            raise ConfigError(f"the option {option} of {arch!r} takes {kind}, got {value!r}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value can be meant by a type hint; a list may stand for a tuple, as it does in a config.json."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return any(type(value) is type(one) and value == one for one in inside)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in inside)
+    if origin is tuple and inside[-1] is not Ellipsis:
+        return isinstance(value, (tuple, list)) and len(value) == len(inside) and all(map(_fits, value, inside))
+    if origin in (tuple, collections.abc.Sequence):
+        return isinstance(value, (tuple, list)) and all(_fits(one, inside[0]) for one in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return not isinstance(hint, type) or isinstance(value, hint)
 
 
 def _patterns(filters: Filter) -> list[str]:

@@ -205,3 +205,16 @@ def test_drop_path_and_dropout_only_act_in_training(name: str) -> None:
     assert torch.equal(model.eval()(x), model.eval()(x))
     model.train()
     assert not torch.equal(model(x), model(x))
+
+
+def test_checkpointing_is_compiled_with_the_network() -> None:
+    plain = _lively(_model("gst_r18", drop_rate=0.0)).train()
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing()
+    x = _clip(2, 2, 32, 32)
+    plain(x).square().mean().backward()
+    torch.compile(saving, backend="aot_eager")(x).square().mean().backward()
+    for (key, one), (_, two) in zip(plain.named_parameters(), saving.named_parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-3, atol=1e-5, msg=key)
+    for (key, one), (_, two) in zip(plain.named_buffers(), saving.named_buffers(), strict=True):
+        torch.testing.assert_close(one, two, msg=key)

@@ -91,5 +91,11 @@ def test_other_temporal_lengths_are_refused(family: str, lengths: tuple[int, ...
 
 
 def test_branches_are_refused() -> None:
-    with torch.device("meta"), pytest.raises(WeightsError, match="to_conv3d"):
+    with torch.device("meta"), pytest.raises(WeightsError, match="branches"):
         to_ibm(i3d_r18_reparam_11335(num_classes=7).state_dict())
+
+
+def test_merged_branches_have_no_place_in_their_network() -> None:
+    state_dict = _ours("i3d_r18").state_dict()
+    with pytest.raises(WeightsError, match="biases"):
+        to_ibm({**state_dict, "layer1.0.conv1.bias": torch.zeros(64)})

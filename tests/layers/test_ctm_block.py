@@ -20,7 +20,7 @@ all_paths = pytest.mark.parametrize("paths", ["both", "tccm", "shared"])
 
 
 def _block(**options: Any) -> CTMBlock:
-    return CTMBlock(16, SIZE, **{"reduction": 2, **options})
+    return CTMBlock(16, size=SIZE, **{"reduction": 2, **options})
 
 
 def _lively(block: CTMBlock) -> CTMBlock:
@@ -124,7 +124,7 @@ def test_the_shared_path_treats_all_positions_alike() -> None:
 def test_parameters_of_a_block_in_res4_of_resnet_50(reduction: int, params: int) -> None:
     c1, c2, positions = 1024, 1024 // reduction, 14 * 14
     with torch.device("meta"):
-        block = CTMBlock(c1, (14, 14), reduction=reduction)
+        block = CTMBlock(c1, size=(14, 14), reduction=reduction)
     found = sum(value.numel() for value in block.parameters())
     assert found == params == 2 * (2 * c1 * c2 + 4 * c2 + 2 * c1) + 9 * positions + 3 * c2 * c2
 
@@ -184,7 +184,7 @@ def test_weights_of_another_size_are_resized_as_they_are_loaded(size: tuple[int,
     source = _lively(_block())
     given = {key: value.clone() for key, value in source.state_dict().items()}
     kept = {key: value.clone() for key, value in given.items()}
-    plain_load, strict = (CTMBlock(16, size, reduction=2) for _ in range(2))
+    plain_load, strict = (CTMBlock(16, size=size, reduction=2) for _ in range(2))
     plain_load.load_state_dict(given)
     report = load_weights(strict, given, source="x")
     source.resize(size)
@@ -198,7 +198,7 @@ def test_weights_of_another_size_are_resized_as_they_are_loaded(size: tuple[int,
 def test_weights_of_another_size_fill_a_block_on_the_meta_device_in_its_own_precision() -> None:
     half = _lively(_block()).half()
     with torch.device("meta"):
-        block = CTMBlock(16, (8, 8), reduction=2)
+        block = CTMBlock(16, size=(8, 8), reduction=2)
     load_weights(block, half.state_dict(), source="x", assign=True)
     assert {value.dtype for value in block.parameters()} == {torch.float32}
     assert block.eval()(torch.randn(1, 16, 3, 8, 8)).isfinite().all()
@@ -264,7 +264,7 @@ def test_a_shorter_clip_is_answered_in_a_batch_as_alone() -> None:
 def test_an_option_that_no_block_has_is_refused(wrong: dict[str, Any]) -> None:
     given: dict[str, Any] = {"channels": 16, "size": SIZE, "reduction": 2, **wrong}
     with pytest.raises(ConfigError):
-        CTMBlock(given.pop("channels"), given.pop("size"), **given)
+        CTMBlock(given.pop("channels"), **given)
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4,), 4])

@@ -430,3 +430,14 @@ def test_one_frame_alone_is_a_plain_convolution_with_its_norm() -> None:
     frame.load_state_dict({"weight": unit.branches[0].weight})
     clip = torch.randn(2, 3, 4, 6, 6, dtype=torch.float64)
     torch.testing.assert_close(unit(clip), unit.norms[0](frame(clip)), rtol=1e-12, atol=1e-12)
+
+
+def test_norms_converted_for_several_processes_are_still_the_branches_norms() -> None:
+    unit = ReparamConv3d(3, 4, 3, 1, 1, bias=False).eval()
+    for norm in unit.norms:
+        nn.init.normal_(norm.running_mean)
+        nn.init.normal_(norm.weight)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(unit)).eval()
+    x = torch.randn(2, 3, 4, 6, 6)
+    assert len(converted.last_norms()) == 2
+    torch.testing.assert_close(converted(x), unit(x))

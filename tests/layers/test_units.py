@@ -23,6 +23,7 @@ from vidzoo.layers import (
     SpatioTemporalUnit,
     STDCFConv3d,
 )
+from vidzoo.layers.ragged import honour_lengths, lengths_of, plain, with_lengths
 
 Unit = Callable[..., Any]
 
@@ -142,6 +143,17 @@ def test_a_copy_and_a_reloaded_unit_answer_alike_and_are_independent(unit: Unit)
     assert torch.equal(fresh(x), built(x))
     _randomise(twin)
     assert not torch.equal(twin(x), built(x))
+
+
+@every
+def test_a_shorter_clip_of_a_batch_is_answered_as_if_it_were_alone(unit: Unit) -> None:
+    built = honour_lengths(nn.Sequential(_randomise(unit(16, 8, 3, 1, 1, bias=False)), nn.BatchNorm3d(8))).eval()
+    x, lengths = torch.randn(2, 16, 6, 5, 5), torch.tensor([6, 4])
+    x[1, :, 4:] = 0
+    together = built(with_lengths(x, lengths))
+    assert torch.equal(lengths_of(together), lengths)
+    torch.testing.assert_close(plain(together)[1:, :, :4], built(x[1:, :, :4]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(plain(together)[:1], built(x[:1]), rtol=1e-4, atol=1e-5)
 
 
 @every

@@ -295,3 +295,17 @@ def test_a_block_learns_at_the_rate_of_the_residual_block_before_it() -> None:
 def test_an_option_that_no_network_has_is_refused(wrong: dict[str, Any]) -> None:
     with torch.device("meta"), pytest.raises(ConfigError):
         _model(**wrong)
+
+
+def test_a_network_is_set_to_another_size_for_good_and_saved_so(tmp_path: Path) -> None:
+    from vidzoo.hub import save_pretrained
+
+    model = vidzoo.create_model("ctm_r18", num_classes=3, img_size=64).eval()
+    clip = torch.randn(1, 3, 2, 96, 96)
+    nn.init.ones_(model.layer3.ctm_0.tccm.bn3.weight)
+    expected = model(clip)
+    model.set_img_size(96)
+    assert model.layer3.ctm_0.tccm.conv2.size == (6, 6)
+    torch.testing.assert_close(model(clip), expected)
+    save_pretrained(model, tmp_path / "saved")
+    torch.testing.assert_close(vidzoo.create_model(f"local-dir:{tmp_path / 'saved'}").eval()(clip), expected)

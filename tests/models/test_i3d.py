@@ -223,10 +223,11 @@ def test_options_that_no_network_has_are_refused(build: Any, options: Any, match
         _meta(build, **options)
 
 
-def test_an_infinite_eta_survives_a_saved_configuration(tmp_path: Any) -> None:
+@pytest.mark.parametrize("eta", ["inf", float("inf")])
+def test_an_infinite_eta_survives_a_saved_configuration(tmp_path: Any, eta: Any) -> None:
     from vidzoo.hub import save_pretrained
 
-    options = {"t_lengths": (1, 1, 1, 1, 3), "eta": "inf", "single": True}
+    options = {"t_lengths": (1, 1, 1, 1, 3), "eta": eta, "single": True}
     model = vidzoo.create_model("s3d_r18", num_classes=3, **options).eval()
     save_pretrained(model, tmp_path / "saved")
     again = vidzoo.create_model(f"local-dir:{tmp_path / 'saved'}").eval()

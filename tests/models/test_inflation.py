@@ -280,3 +280,21 @@ def test_a_norm_that_belongs_into_a_unit_is_missed_by_name(build: Any) -> None:
     given = dict(_trained("torchvision", "resnet18").state_dict())
     del given["layer4.1.bn2.running_mean"]
     _refused(build(num_classes=5), given, r"1 missing: layer4\.1\.bn2\.running_mean")
+
+
+@pytest.mark.parametrize(("mode", "total"), [("centre", 1.0), ("mean", 1.0), ("repeat", 3.0)])
+def test_a_mode_reaches_the_atoms_too(mode: Any, total: float) -> None:
+    image = _trained("torchvision", "resnet18")
+    model = vidzoo.create_model("stdcf_r18", spatial_atoms=9)
+    init_from_2d(model, image.state_dict(), mode=mode)
+    kernel = model.layer1[0].conv1.kernel()
+    torch.testing.assert_close(kernel.sum(dim=2), total * image.layer1[0].conv1.weight, rtol=1e-4, atol=1e-5)
+    assert (kernel[:, :, 0].abs().max() < 1e-5) == (mode == "centre")
+
+
+def test_a_mode_that_one_unit_refuses_is_taken_by_none() -> None:
+    model = vidzoo.create_model("i3d_r18_reparam_11335", eta="inf")
+    before = [unit.inflation for unit in model.modules() if hasattr(unit, "inflation")]
+    with pytest.raises(ConfigError, match="eta=inf"):
+        init_from_2d(model, _trained("torchvision", "resnet18").state_dict(), mode="mean")
+    assert [unit.inflation for unit in model.modules() if hasattr(unit, "inflation")] == before

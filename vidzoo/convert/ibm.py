@@ -57,12 +57,17 @@ def to_ibm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our keys to theirs; the tensors are the same objects.
 
     Raises:
-        WeightsError: their code has no such network: a temporal length other than 3, or branches that are not merged.
+        WeightsError: their code has no such network: a temporal length other than 3, branches, or merged
+            branches, which have a bias.
     """
-    branched = [key for key in state_dict if ".branches." in key]
-    if branched:
+    strange = [
+        key
+        for key in state_dict
+        if ".branches." in key or re.fullmatch(r"(layer\d\.\d+\.)?conv\d(\.(spatial|temporal))?\.bias", key)
+    ]
+    if strange:
         raise WeightsError(
-            f"IBM's code has no branches ({branched[0]!r}): put each unit's to_conv3d() in its place first"
+            f"IBM's code has neither branches nor biases of convolutions, this network has {strange[0]!r}"
         )
     for key, value in state_dict.items():
         wide = value.ndim == 5 and value.shape[-1] > 1 and not key.endswith(".spatial.weight")

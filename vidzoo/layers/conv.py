@@ -7,13 +7,13 @@ with g groups with t kk C_in C_out / g. Each is one ``nn.Conv3d``, so their stat
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError
-from vidzoo.layers.unit import Size3, conv_arguments, inflate, spatial_filter, triple
+from vidzoo.layers.unit import Inflation, Size3, check_inflation, conv_arguments, inflate, spatial_filter, triple
 
 __all__ = ["FrameConv3d", "FullConv3d", "GroupedConv3d"]
 
@@ -32,7 +32,7 @@ class FullConv3d(nn.Conv3d):
         bias: bool = True,
         *,
         groups: int = 1,
-        inflation: Literal["centre", "mean", "repeat"] = "centre",
+        inflation: Inflation = "centre",
     ) -> None:
         if min(in_channels, out_channels) < 1:
             raise ConfigError(
@@ -40,8 +40,6 @@ class FullConv3d(nn.Conv3d):
             )
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ConfigError(f"{in_channels} -> {out_channels} channels cannot be cut into {groups} equal groups")
-        if inflation not in ("centre", "mean", "repeat"):
-            raise ConfigError(f"inflation must be 'centre', 'mean' or 'repeat', got {inflation!r}")
         super().__init__(
             in_channels,
             out_channels,
@@ -52,7 +50,7 @@ class FullConv3d(nn.Conv3d):
             groups=groups,
             bias=bias,
         )
-        self.inflation: Literal["centre", "mean", "repeat"] = inflation
+        self.inflation: Inflation = check_inflation(inflation)
 
     @classmethod
     def from_conv(
@@ -60,7 +58,7 @@ class FullConv3d(nn.Conv3d):
         conv: nn.Conv2d | nn.Conv3d,
         *,
         temporal_kernel: int = 3,
-        inflation: Literal["centre", "mean", "repeat"] = "centre",
+        inflation: Inflation = "centre",
     ) -> Self:
         """The unit in the place of ``conv``: a 3D kernel as it is, a 2D one inflated; ``centre`` keeps every frame's output.
 
@@ -134,7 +132,7 @@ class GroupedConv3d(FullConv3d):
         bias: bool = True,
         *,
         groups: int = 2,
-        inflation: Literal["centre", "mean", "repeat"] = "centre",
+        inflation: Inflation = "centre",
     ) -> None:
         super().__init__(
             in_channels,
@@ -154,7 +152,7 @@ class GroupedConv3d(FullConv3d):
         conv: nn.Conv2d | nn.Conv3d,
         *,
         temporal_kernel: int = 3,
-        inflation: Literal["centre", "mean", "repeat"] = "centre",
+        inflation: Inflation = "centre",
         groups: int = 2,
     ) -> Self:
         """The unit in the place of ``conv``: each group starts from its own slice of the kernel, inflated if it is 2D.
@@ -202,7 +200,7 @@ class FrameConv3d(FullConv3d):
         conv: nn.Conv2d | nn.Conv3d,
         *,
         temporal_kernel: int = 1,
-        inflation: Literal["centre", "mean", "repeat"] = "centre",
+        inflation: Inflation = "centre",
     ) -> Self:
         """The unit in the place of ``conv``: its filter, summed over time if it has any."""
         unit = cls(*conv_arguments(conv, temporal_kernel=temporal_kernel))

@@ -120,9 +120,9 @@ class CTMBlock(nn.Module):
     def __init__(
         self,
         channels: int,
-        size: tuple[int, int],
-        *,
         reduction: int = 8,
+        *,
+        size: tuple[int, int],
         paths: Literal["both", "tccm", "shared"] = "both",
         kernel_size: tuple[int, int] = (3, 3),
     ) -> None:

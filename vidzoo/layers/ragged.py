@@ -70,12 +70,18 @@ class RaggedClips(Tensor):
             )
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **given)
-        if not isinstance(result, Tensor) or name == "__get__":
+        several = isinstance(result, (tuple, list)) and any(isinstance(value, Tensor) for value in result)
+        if not (several or isinstance(result, Tensor)) or name == "__get__":
             return result
         ragged = [value for value in _flat(args) if isinstance(value, RaggedClips)]
         if not ragged:
             return result
         lengths = ragged[0].lengths
+        if name in ("split", "split_with_sizes", "chunk") and given.get("dim", args[2] if len(args) > 2 else 0) in (
+            1,
+            -4,
+        ):
+            return tuple(_wrap(part, lengths) for part in result)
         if name in _ZERO_STAYS:
             clean = True
         elif name in _FRAME_BY_FRAME:

@@ -17,18 +17,16 @@ import math
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError
-from vidzoo.layers.unit import Size3, SpatioTemporalUnit, conv_arguments, inflate
+from vidzoo.layers.unit import Inflation, Size3, SpatioTemporalUnit, check_inflation, conv_arguments, inflate
 
-__all__ = ["Inflation", "MeanScaledConv3d", "ReparamConv3d", "identity_norm_"]
-
-Inflation = Literal["centre", "mean", "repeat"]
+__all__ = ["MeanScaledConv3d", "ReparamConv3d", "identity_norm_"]
 
 
 class MeanScaledConv3d(nn.Conv3d):
@@ -168,15 +166,13 @@ class ReparamConv3d(SpatioTemporalUnit):
 
     @inflation.setter
     def inflation(self, mode: Inflation) -> None:
-        if mode not in ("centre", "mean", "repeat"):
-            raise ConfigError(f"inflation must be 'centre', 'mean' or 'repeat', got {mode!r}")
-        if mode != "centre" and math.isinf(self.eta) and self.lengths[-1] > 1:
+        if check_inflation(mode) != "centre" and math.isinf(self.eta) and self.lengths[-1] > 1:
             raise ConfigError(f"inflation={mode!r} gives filters that are all mean, eta=inf leaves nothing of them")
         self._inflation = mode
 
     def last_norms(self) -> list[nn.BatchNorm3d]:
         """The norms of the branches: Eq. 2 has no other behind their sum."""
-        return [norm for norm in self.norms if isinstance(norm, nn.BatchNorm3d)]
+        return cast("list[nn.BatchNorm3d]", list(self.norms))  # also what a conversion (SyncBatchNorm) put there
 
     def _parts(self) -> list[tuple[MeanScaledConv3d, nn.BatchNorm3d | None, float]]:
         """Branch, norm, and its share of a trained filter.

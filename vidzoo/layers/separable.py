@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError
 from vidzoo.layers.conv import FullConv3d
-from vidzoo.layers.reparam import Inflation, ReparamConv3d, identity_norm_
-from vidzoo.layers.unit import Size3, SpatioTemporalUnit, UnitFactory, conv_arguments, spatial_filter
+from vidzoo.layers.reparam import ReparamConv3d, identity_norm_
+from vidzoo.layers.unit import Inflation, Size3, SpatioTemporalUnit, UnitFactory, conv_arguments, spatial_filter
 
 __all__ = ["SeparableConv3d"]
 

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError
 from vidzoo.layers.atoms import fit_atoms
-from vidzoo.layers.unit import Size3, SpatioTemporalUnit, conv_arguments, inflate, triple
+from vidzoo.layers.unit import Inflation, Size3, SpatioTemporalUnit, check_inflation, conv_arguments, inflate, triple
 
 __all__ = ["STDCFConv3d"]
 
 Mode = Literal["dense", "factorised"]
 Order = Literal["space_first", "time_first"]
-Inflation = Literal["centre", "mean", "repeat"]
 
 
 class STDCFConv3d(SpatioTemporalUnit):
@@ -74,16 +73,12 @@ class STDCFConv3d(SpatioTemporalUnit):
         for name, count in (("spatial_atoms", spatial_atoms), ("temporal_atoms", temporal_atoms)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ConfigError(f"STDCF needs one atom or more of each kind, got {name}={count!r}")
-        if mode not in ("dense", "factorised"):
-            raise ConfigError(f"mode must be 'dense' or 'factorised', got {mode!r}")
         if order not in ("space_first", "time_first"):
             raise ConfigError(f"order must be 'space_first' or 'time_first', got {order!r}")
-        if inflation not in ("centre", "mean", "repeat"):
-            raise ConfigError(f"inflation must be 'centre', 'mean' or 'repeat', got {inflation!r}")
         t, kh, kw = self.kernel_size
-        self.mode: Mode = mode
+        self.mode = mode
         self.order: Order = order
-        self.inflation: Inflation = inflation
+        self.inflation = check_inflation(inflation)
         self.projection_error: float | None = None
         """Relative Frobenius error of the kernel last loaded by :meth:`load_conv_`; None before."""
         self.spatial_dilation, self.temporal_dilation = 1, 1
@@ -95,11 +90,24 @@ class STDCFConv3d(SpatioTemporalUnit):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.reset_parameters()
 
+    @property
+    def mode(self) -> Mode:
+        """``dense`` or ``factorised``; may be changed at any time."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        if mode not in ("dense", "factorised"):
+            raise ConfigError(f"mode must be 'dense' or 'factorised', got {mode!r}")
+        self._mode: Mode = mode
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw atoms and coefficients anew."""
-        nn.init.orthogonal_(self.psi)
-        nn.init.orthogonal_(self.phi)
+        for atoms in (self.psi, self.phi):  # no half precision can be orthogonalised
+            atoms.copy_(
+                nn.init.orthogonal_(torch.empty_like(atoms, dtype=torch.promote_types(atoms.dtype, torch.float32)))
+            )
         # An orthonormal set of M atoms over a taps has the squared norm min(M, a).
         energy = min(self.psi.shape[0], self.psi[0].numel()) * min(self.phi.shape)
         nn.init.normal_(self.alpha, std=(2 / (self.out_channels * energy)) ** 0.5)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Protocol, Self
+from typing import ClassVar, Literal, Protocol, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError
 
-__all__ = ["Size3", "SpatioTemporalUnit", "UnitFactory", "conv_arguments", "spatial_filter", "triple"]
+__all__ = [
+    "Inflation",
+    "Size3",
+    "SpatioTemporalUnit",
+    "UnitFactory",
+    "check_inflation",
+    "conv_arguments",
+    "inflate",
+    "spatial_filter",
+    "triple",
+]
 
 Size3 = int | tuple[int, int, int]
+Inflation = Literal["centre", "mean", "repeat"]
+"""How a 2D kernel becomes one over time, see :func:`inflate`."""
 
 
 class UnitFactory(Protocol):
@@ -170,7 +182,18 @@ def spatial_filter(weight: Tensor) -> Tensor:
     return weight.unsqueeze(2) if weight.ndim == 4 else weight.sum(dim=2, keepdim=True)
 
 
-def inflate(weight: Tensor, length: int, *, mode: Literal["centre", "mean", "repeat"] = "centre") -> Tensor:
+def check_inflation(mode: Inflation) -> Inflation:
+    """The mode itself.
+
+    Raises:
+        ConfigError: no such mode.
+    """
+    if mode not in get_args(Inflation):
+        raise ConfigError(f"inflation must be 'centre', 'mean' or 'repeat', got {mode!r}")
+    return mode
+
+
+def inflate(weight: Tensor, length: int, *, mode: Inflation = "centre") -> Tensor:
     """``(O, I, k, k) -> (O, I, length, k, k)``.
 
     ``centre``: the filter at the middle frame and zeros beside it, exact for every clip frame by frame. ``mean``: the

@@ -266,7 +266,10 @@ class VideoModel(nn.Module):
         if not (chain and self.grad_checkpointing and self.training and torch.is_grad_enabled()):
             return stage(x)
         for block in stage.children():
-            x = checkpoint(block, x, use_reentrant=False, context_fn=_recompute_without_statistics(block))
+            if torch.compiler.is_compiling():  # takes no context; its recomputation leaves buffers alone by itself
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = checkpoint(block, x, use_reentrant=False, context_fn=_recompute_without_statistics(block))
         return x
 
     def _check_input(self, x: Tensor) -> None:

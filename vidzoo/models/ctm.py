@@ -17,7 +17,7 @@ from vidzoo.layers.conv import FrameConv3d
 from vidzoo.layers.ctm import CTMBlock
 from vidzoo.models.resnet import ResNetOptions, VideoResNet
 from vidzoo.pretrained import VideoCfg
-from vidzoo.registry import register_model
+from vidzoo.registry import is_model, register_model
 
 __all__ = ["CTMResNet", "ctm_r18", "ctm_r50", "ctm_r101"]
 
@@ -42,7 +42,7 @@ _CFGS = {
 
 
 class CTMOptions(ResNetOptions, total=False):
-    """Options of the CTM networks.
+    """Options of the CTM networks. The paper leaves dropout open: none by default.
 
     ``stage``: where the blocks stand (Table 2). ``paths``: both paths of the block or one of them (Table 1).
     ``reduction``: by how much a path is narrower than the map, see :class:`~vidzoo.layers.ctm.CTMBlock`. ``img_size``:
@@ -91,8 +91,23 @@ class CTMResNet(VideoResNet):
         for index, block in enumerate(residual):
             chain.add_module(str(index), block)
             if index + 1 in places:
-                chain.add_module(f"ctm_{index}", CTMBlock(info.num_chs, size, reduction=reduction, paths=paths))
+                chain.add_module(f"ctm_{index}", CTMBlock(info.num_chs, reduction, size=size, paths=paths))
         setattr(self, info.module, chain)
+
+    def set_img_size(self, img_size: int | tuple[int, int]) -> None:
+        """Make the tables of kernels fit pictures of another size for good, in place; ``model_args`` follow.
+
+        The tables are new parameters: build the optimiser afterwards. The crop of ``pretrained_cfg`` stays as it is.
+
+        Raises:
+            ConfigError: not a side or (height, width) in pixels.
+        """
+        for info in self.feature_info:
+            for module in self.get_submodule(info.module).modules():
+                if isinstance(module, CTMBlock):
+                    module.resize(_map_size(img_size, info.reduction))
+        if is_model(self.pretrained_cfg.architecture):
+            self.model_args["img_size"] = img_size
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """As for a ResNet; a CTM block shares the group of the residual block before it."""

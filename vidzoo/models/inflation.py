@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from vidzoo.errors import ConfigError, WeightsError
 from vidzoo.layers.conv import FullConv3d
 from vidzoo.layers.ctm import CTMBlock
-from vidzoo.layers.reparam import Inflation, ReparamConv3d, identity_norm_
+from vidzoo.layers.reparam import ReparamConv3d, identity_norm_
 from vidzoo.layers.separable import SeparableConv3d
-from vidzoo.layers.unit import SpatioTemporalUnit
+from vidzoo.layers.stdcf import STDCFConv3d
+from vidzoo.layers.unit import Inflation, SpatioTemporalUnit, check_inflation
 from vidzoo.loading import adapt_input_conv
 from vidzoo.models.resnet import VideoResNet
 
@@ -33,7 +34,8 @@ def init_from_2d(model: VideoResNet, state_dict: Mapping[str, Tensor], *, mode: 
     Args:
         mode: how kernels that take the whole filter are inflated, see :func:`vidzoo.layers.unit.inflate`; None leaves it
             to each of them. With ``centre`` the frames of a clip get what the 2D network gives them, with ``mean`` (I3D)
-            those of a static clip away from its ends; ``repeat`` (IBM's code) needs training to mend its norms.
+            those of a static clip away from its ends; ``repeat`` (IBM's code) needs training to mend its norms. Two only
+            come near it: S3D's basic blocks, with a ReLU before the shortcut, and STDCF of fewer atoms than taps.
 
     Returns:
         The parameters that keep their random values, the classifier apart.
@@ -119,11 +121,16 @@ def _norm_holders(convs: Mapping[str, nn.Module]) -> dict[str, ReparamConv3d | S
 
 
 def _set_inflation(convs: Mapping[str, nn.Module], mode: Inflation) -> None:
-    if mode not in ("centre", "mean", "repeat"):
-        raise ConfigError(f"mode must be 'centre', 'mean' or 'repeat', got {mode!r}")
-    for module in convs.values():
-        if isinstance(module, (FullConv3d, ReparamConv3d, SeparableConv3d)):
-            module.inflation = mode
+    check_inflation(mode)
+    units = [m for m in convs.values() if isinstance(m, (FullConv3d, ReparamConv3d, SeparableConv3d, STDCFConv3d))]
+    before = [unit.inflation for unit in units]
+    try:
+        for unit in units:
+            unit.inflation = mode
+    except ConfigError:
+        for unit, old in zip(units, before, strict=True):
+            unit.inflation = old
+        raise
 
 
 def _shape_2d(conv: nn.Conv3d | SpatioTemporalUnit, name: str, model: VideoResNet) -> tuple[int, ...]:

@@ -13,7 +13,6 @@ Section 2.1.1's rank-1 convolution, 1 x k x k to C_out channels and then t x 1 x
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Unpack
 
 from torch import Tensor, nn
@@ -22,9 +21,9 @@ from vidzoo.errors import ConfigError
 from vidzoo.layers.conv import FullConv3d
 from vidzoo.layers.p3d import P3DConv3d
 from vidzoo.layers.ragged import mean_over_clip
-from vidzoo.layers.stdcf import Mode, Order, STDCFConv3d
 from vidzoo.layers.unit import UnitFactory
 from vidzoo.models.base import CommonOptions, FeatureInfo, VideoModel
+from vidzoo.models.stdcf import AtomOptions, atom_unit, without_atoms
 from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import register_model
 
@@ -88,6 +87,8 @@ class ThreeLayerNet(VideoModel):
         super().__init__(num_classes=num_classes, in_chans=in_chans)
         if not 0 <= drop_rate < 1:
             raise ConfigError(f"drop_rate lies in [0, 1), got {drop_rate}")
+        if min(spatial_dilation, temporal_dilation) < 1:
+            raise ConfigError(f"a dilation is at least 1, got {spatial_dilation=} and {temporal_dilation=}")
         self.num_frames = num_frames
         self.num_features = self.widths[-1]
         self.feature_info = tuple(
@@ -122,6 +123,10 @@ class PlainOptions(CommonOptions, total=False):
     temporal_dilation: int
 
 
+class AtomicOptions(CommonOptions, AtomOptions, total=False):
+    """Options of the network of atoms."""
+
+
 @register_model(cfgs={"": _BASE.replace(first_conv=("layer1.0.conv",))})
 def c3d_c3(**options: Unpack[PlainOptions]) -> ThreeLayerNet:
     """Three dense 3x3x3 convolutions, "Reg. 3D" in Table 2."""
@@ -134,26 +139,7 @@ def rank1_c3(**options: Unpack[PlainOptions]) -> ThreeLayerNet:
     return ThreeLayerNet(P3DConv3d, **options)
 
 
-# Coefficients are no kernel: a loader cannot adapt them to other input channels.
-@register_model(cfgs={"": _BASE.replace(first_conv=())})
-def stdcf_c3(
-    *,
-    spatial_atoms: int = 6,
-    temporal_atoms: int = 2,
-    mode: Mode = "dense",
-    order: Order = "space_first",
-    spatial_dilation: int = 1,
-    temporal_dilation: int = 1,
-    **options: Unpack[CommonOptions],
-) -> ThreeLayerNet:
+@register_model(cfgs={"": _BASE.replace(first_conv=("layer1.0.conv",))})
+def stdcf_c3(**options: Unpack[AtomicOptions]) -> ThreeLayerNet:
     """Three STDCF convolutions; M and N are those of the paper's ResNet, it does not give those of this network."""
-    unit = partial(
-        STDCFConv3d,
-        spatial_atoms=spatial_atoms,
-        temporal_atoms=temporal_atoms,
-        mode=mode,
-        order=order,
-        spatial_dilation=spatial_dilation,
-        temporal_dilation=temporal_dilation,
-    )
-    return ThreeLayerNet(unit, **options)
+    return ThreeLayerNet(atom_unit(options), **without_atoms(options))

@@ -13,15 +13,16 @@ dilations 2, see :func:`set_dilation`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from torch import nn
 
 from vidzoo.errors import ConfigError
 from vidzoo.layers.stdcf import Mode, Order, STDCFConv3d
+from vidzoo.layers.unit import UnitFactory
 from vidzoo.models.base import VideoModel
 from vidzoo.models.resnet import ResNetOptions, VideoResNet, layout
 from vidzoo.pretrained import VideoCfg
@@ -30,6 +31,7 @@ from vidzoo.registry import is_model, model_options, register_model
 __all__ = [
     "AtomOptions",
     "STDCFOptions",
+    "atom_unit",
     "freeze_atoms",
     "set_dilation",
     "stdcf_r18",
@@ -67,7 +69,10 @@ class AtomOptions(TypedDict, total=False):
 
 
 class STDCFOptions(ResNetOptions, AtomOptions, total=False):
-    """Options of the STDCF ResNets: those of every ResNet and those of the atoms."""
+    """Options of the STDCF ResNets: those of every ResNet and those of the atoms.
+
+    The paper leaves dropout open: none by default.
+    """
 
 
 def set_dilation(model: nn.Module, *, spatial: int | None = None, temporal: int | None = None) -> None:
@@ -121,49 +126,41 @@ def _units(model: nn.Module) -> Iterator[STDCFConv3d]:
     return iter(units)
 
 
-def _stdcf(
-    depth: int,
-    *,
-    spatial_atoms: int = 6,
-    temporal_atoms: int = 2,
-    mode: Mode = "dense",
-    order: Order = "space_first",
-    spatial_dilation: int = 1,
-    temporal_dilation: int = 1,
-    **options: Unpack[ResNetOptions],
-) -> VideoResNet:
-    unit = partial(
-        STDCFConv3d,
-        spatial_atoms=spatial_atoms,
-        temporal_atoms=temporal_atoms,
-        mode=mode,
-        order=order,
-        spatial_dilation=spatial_dilation,
-        temporal_dilation=temporal_dilation,
-    )
+def atom_unit(options: Mapping[str, Any]) -> UnitFactory:
+    """STDCF units with the atoms that ``options`` ask for; other options are passed over."""
+    return partial(STDCFConv3d, **{key: value for key, value in options.items() if key in AtomOptions.__annotations__})
+
+
+def without_atoms(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not those of the atoms."""
+    return {key: value for key, value in options.items() if key not in AtomOptions.__annotations__}
+
+
+def _stdcf(depth: int, options: STDCFOptions) -> VideoResNet:
     # The head is that of SlowFast (ICCV 2019), whose settings the paper follows: dropout on the mean of the clip.
-    return VideoResNet(replace(layout(depth), frame_head=False, head_std=0.01), unit, **options)
+    plan = replace(layout(depth), frame_head=False, head_std=0.01)
+    return VideoResNet(plan, atom_unit(options), **without_atoms(options))
 
 
 @register_model(cfgs=_CFGS)
 def stdcf_r18(**options: Unpack[STDCFOptions]) -> VideoResNet:
     """STDCF on ResNet-18: both 3x3 convolutions of every block."""
-    return _stdcf(18, **options)
+    return _stdcf(18, options)
 
 
 @register_model(cfgs=_CFGS)
 def stdcf_r34(**options: Unpack[STDCFOptions]) -> VideoResNet:
     """STDCF on ResNet-34: both 3x3 convolutions of every block."""
-    return _stdcf(34, **options)
+    return _stdcf(34, options)
 
 
 @register_model(cfgs=_CFGS)
 def stdcf_r50(**options: Unpack[STDCFOptions]) -> VideoResNet:
     """STDCF on ResNet-50, the network of the paper's Kinetics and Something-Something experiments."""
-    return _stdcf(50, **options)
+    return _stdcf(50, options)
 
 
 @register_model(cfgs=_CFGS)
 def stdcf_r101(**options: Unpack[STDCFOptions]) -> VideoResNet:
     """STDCF on ResNet-101."""
-    return _stdcf(101, **options)
+    return _stdcf(101, options)
