@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
+import types
 import typing
 from typing import TYPE_CHECKING, Any
 
 from vidzoo.cli.common import print_json, table
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from vidzoo.pretrained import VideoCfg
 
 __all__ = ["add_parser", "describe", "run"]
@@ -95,7 +94,13 @@ def describe(name: str) -> dict[str, Any]:
         "cost": cost.to_dict(),
         "num_features": model.num_features,
         "stages": [
-            {"module": s.module, "num_chs": s.num_chs, "reduction": s.reduction, "t_reduction": s.t_reduction}
+            {
+                "module": s.module,
+                "num_chs": s.num_chs,
+                "reduction": s.reduction,
+                "t_reduction": s.t_reduction,
+                "adaptive": s.adaptive,
+            }
             for s in model.feature_info
         ],
         "options": [
@@ -130,21 +135,21 @@ def _weights(cfg: VideoCfg) -> dict[str, Any]:
 
 
 def _defaults(arch: str) -> dict[str, Any]:
-    """The values that options have when nobody gives them: seen from what the network's constructor receives.
+    """The values that options have when nobody gives them: seen from what the network's parts receive.
 
     Signatures alone would not do, for an entrypoint may have a default of its own for an option of its backbone.
     """
     import torch
-    from torch import nn
 
-    from vidzoo.registry import model_entrypoint
+    from vidzoo.registry import model_entrypoint, model_options
 
-    received: dict[str, Any] = {}
+    calls: list[dict[str, Any]] = []
 
-    def watch(frame: FrameType, event: str, _: Any) -> None:
-        is_constructor = event == "call" and frame.f_code.co_name == "__init__"
-        if is_constructor and not received and isinstance(frame.f_locals.get("self"), nn.Module):
-            received.update(frame.f_locals)
+    def watch(frame: types.FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_globals.get("__name__", "").startswith("vidzoo."):
+            code = frame.f_code
+            names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+            calls.append({name: frame.f_locals[name] for name in names if name in frame.f_locals})
 
     entrypoint = model_entrypoint(arch)
     before = sys.getprofile()
@@ -154,8 +159,14 @@ def _defaults(arch: str) -> dict[str, Any]:
             entrypoint()
     finally:
         sys.setprofile(before)
-    own = {p.name: p.default for p in inspect.signature(entrypoint).parameters.values() if p.default is not p.empty}
-    values = {**received, **own}
+    values = {p.name: p.default for p in inspect.signature(entrypoint).parameters.values() if p.default is not p.empty}
+    missing = set(model_options(arch)) - set(values)
+    # An option belongs to the call that takes most of those whose value is not known yet; the first of equals.
+    while best := max(calls, key=lambda call: len(missing & set(call)), default={}):
+        if not missing & set(best):
+            break
+        values.update({name: best[name] for name in missing & set(best)})
+        missing -= set(best)
     return {key: _plain(value) for key, value in values.items()}
 
 
@@ -168,6 +179,10 @@ def _plain(value: Any) -> Any:
 def _type_name(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return " | ".join(repr(choice) for choice in typing.get_args(kind))
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return " | ".join(_type_name(part) for part in typing.get_args(kind))
+    if kind is type(None):
+        return "None"
     return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
 
 
@@ -202,7 +217,12 @@ def _text(found: dict[str, Any]) -> str:
         table(
             [("name", "channels", "1/space", "1/time")]
             + [
-                (s["module"], *(str(s[key]) for key in ("num_chs", "reduction", "t_reduction")))
+                (
+                    s["module"],
+                    str(s["num_chs"]),
+                    str(s["reduction"]),
+                    f"{s['t_reduction']}{' or more, by the clip' if s['adaptive'] else ''}",
+                )
                 for s in found["stages"]
             ]
         ),

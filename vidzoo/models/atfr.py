@@ -13,6 +13,7 @@ and its own file.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -32,6 +33,7 @@ from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import get_pretrained_cfg, register_model
 
 __all__ = [
+    "SamplerChoices",
     "SamplerOptions",
     "c2d_pool_r18_atfr",
     "c2d_pool_r50_atfr",
@@ -52,19 +54,9 @@ After = Literal["stem", "res2", "res3", "res4"]
 PAPER = "3D CNNs with Adaptive Temporal Feature Resolutions, CVPR 2021"
 
 
-class SamplerOptions(TypedDict, total=False):
-    """Options of the sampler.
+class SamplerChoices(TypedDict, total=False):
+    """The options of :class:`vidzoo.layers.sgs.SimilarityGuidedSampling` that a network passes on."""
 
-    ``after``: the stage behind which it stands. ``released``: the module of the authors' code rather than the paper's
-    (hidden width C // 2, distance to the clip's mean, gradient through the range, a margin of 1e-7). ``embed_norm``:
-    batch norm on the embeddings, by default as in the authors' code; the paper does not mention it, but without it
-    the frames of an untrained network are so much alike that nearly all of them share a bin. The others are those of
-    :class:`vidzoo.layers.sgs.SimilarityGuidedSampling`.
-    """
-
-    after: After
-    released: bool
-    embed_norm: bool
     embed_dim: int
     hidden: int
     activation: Literal["relu", "silu", "none"]
@@ -81,6 +73,20 @@ class SamplerOptions(TypedDict, total=False):
     static: Literal["keep", "literal"]
 
 
+class SamplerOptions(SamplerChoices, total=False):
+    """Options of the sampler in a network.
+
+    ``after``: the stage behind which it stands. ``released``: the module of the authors' code rather than the paper's
+    (hidden width C // 2, distance to the clip's mean, gradient through the range, a margin of 1e-7). ``embed_norm``:
+    batch norm on the embeddings, by default as in the authors' code; the paper does not mention it, but without it
+    the frames of an untrained network are so much alike that nearly all of them share a bin.
+    """
+
+    after: After
+    released: bool
+    embed_norm: bool
+
+
 class SampledX3DOptions(X3DOptions, SamplerOptions, total=False):
     """X3D's options and the sampler's."""
 
@@ -89,37 +95,38 @@ class SampledResNetOptions(ResNetOptions, SamplerOptions, total=False):
     """A ResNet's options and the sampler's."""
 
 
-def make_sampler(channels: int, options: Mapping[str, Any]) -> SimilarityGuidedSampling:
-    """The sampler over ``channels`` that :class:`SamplerOptions` ask for.
+def make_sampler(
+    channels: int, *, released: bool = False, embed_norm: bool = True, **options: Unpack[SamplerChoices]
+) -> SimilarityGuidedSampling:
+    """The sampler over ``channels`` that :class:`SamplerOptions` describe.
 
     Raises:
         ConfigError: an option outside its values.
     """
-    given = {key: value for key, value in options.items() if key not in ("after", "released", "embed_norm")}
-    if options.get("released"):
-        given = {"similarity": "mean_distance", "hidden": max(channels // 2, 1), **given}
-        given = {"detach_range": False, "margin": 1e-7, "threshold": 0.0, **given}
-    return SimilarityGuidedSampling(channels, norm=options.get("embed_norm", True), **given)
+    if released:
+        authors: SamplerChoices = {
+            "similarity": "mean_distance",
+            "hidden": max(channels // 2, 1),
+            "detach_range": False,
+            "margin": 1e-7,
+            "threshold": 0.0,
+        }
+        options = {**authors, **options}
+    return SimilarityGuidedSampling(channels, norm=embed_norm, **options)
 
 
-def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The host's options and the sampler's."""
-    names = SamplerOptions.__annotations__
-    return (
-        {key: value for key, value in options.items() if key not in names},
-        {key: value for key, value in options.items() if key in names},
-    )
+def _place(model: Host, *, after: After = "res2", **options: Any) -> Host:
+    module = _module(model, after)
+    channels = next(info.num_chs for info in model.feature_info if info.module == module)
+    model.add_sampler(make_sampler(channels, **options), after="maxpool" if module == "relu" else module)
+    honour_lengths(model)
+    return model
 
 
 def _sampled(host: Callable[..., Host], options: Mapping[str, Any]) -> Host:
-    for_host, for_sampler = split_options(options)
-    model = host(**for_host)
-    after = for_sampler.get("after", "res2")
-    module = _module(model, after)
-    channels = next(info.num_chs for info in model.feature_info if info.module == module)
-    model.add_sampler(make_sampler(channels, for_sampler), after="maxpool" if module == "relu" else module)
-    honour_lengths(model)
-    return model
+    names = typing.get_type_hints(SamplerOptions)
+    model = host(**{key: value for key, value in options.items() if key not in names})
+    return _place(model, **{key: value for key, value in options.items() if key in names})
 
 
 def _module(model: VideoModel, after: str) -> str:

@@ -36,9 +36,11 @@ __all__ = [
     "merge_pathways",
     "slowfast_r18_4x16",
     "slowfast_r18_8x8",
+    "slowfast_r18_16x8",
     "slowfast_r50_4x16",
     "slowfast_r50_8x8",
     "slowfast_r50_16x8",
+    "slowfast_r101_4x16",
     "slowfast_r101_8x8",
     "slowfast_r101_16x8",
 ]
@@ -336,6 +338,13 @@ def slowfast_r18_8x8(**options: Unpack[ResNetOptions]) -> SlowFast:
     return SlowFast(R18, alpha=4, fusion_length=7, **options)
 
 
+@register_model(cfgs=_cfgs(64))
+def slowfast_r18_16x8(**options: Unpack[ResNetOptions]) -> SlowFast:
+    """SlowFast 16x8 with two bottlenecks per stage: the network of 8x8 on 16 and 64 frames (ATFR, Table 4)."""
+    options.setdefault("num_frames", 64)
+    return SlowFast(R18, alpha=4, fusion_length=7, **options)
+
+
 @register_model(cfgs=_cfgs(32))
 def slowfast_r50_4x16(**options: Unpack[ResNetOptions]) -> SlowFast:
     """SlowFast 4x16 on ResNet-50: 4 and 32 frames, the network of the paper's Table 1."""
@@ -353,6 +362,12 @@ def slowfast_r50_16x8(**options: Unpack[ResNetOptions]) -> SlowFast:
     """SlowFast 16x8 on ResNet-50: the network of 8x8 on 16 and 64 frames."""
     options.setdefault("num_frames", 64)
     return SlowFast(R50, alpha=4, fusion_length=7, **options)
+
+
+@register_model(cfgs=_cfgs(32))
+def slowfast_r101_4x16(**options: Unpack[ResNetOptions]) -> SlowFast:
+    """SlowFast 4x16 on ResNet-101: 4 and 32 frames; no paper has it, it is 4x16 on ResNet-50 but deeper."""
+    return SlowFast(R101, alpha=8, fusion_length=5, **options)
 
 
 @register_model(cfgs=_cfgs(32))

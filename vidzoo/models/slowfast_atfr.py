@@ -66,7 +66,7 @@ def _sampled(host: Callable[..., SlowFast], options: Mapping[str, Any]) -> SlowF
         for key in ("bins", "block"):
             if f"{pathway}_{key}" in options:
                 given[key] = options[f"{pathway}_{key}"]
-        samplers.append(make_sampler(channels, given))
+        samplers.append(make_sampler(channels, **given))
     model.add_sampler(PathwaySamplers(*samplers), after="fast.layer1")
     honour_lengths(model)
     return model
