@@ -33,7 +33,8 @@ class Profile:
 
     ``params``: numbers learnt, buffers not included. ``macs``: multiply-adds of convolutions, linear layers and matrix
     products. ``activations``: numbers that those operations put out. ``input_size``: ``(C, T, H, W)`` of the clip.
-    ``measured``: the cost depends on the clip, this is one for noise; otherwise it holds for every clip of this size.
+    ``measured``: it is the cost of one clip that was run: the one given, or, of a network whose cost depends on the
+    clip, noise whose frames differ in brightness; otherwise it holds for every clip of this size.
     """
 
     params: int
@@ -47,20 +48,32 @@ class Profile:
         return {**asdict(self), "input_size": list(self.input_size)}
 
 
-def profile(model: str | nn.Module, input_size: tuple[int, int, int] | None = None) -> Profile:
+def profile(
+    model: str | nn.Module, input_size: tuple[int, int, int] | None = None, *, clip: Tensor | None = None
+) -> Profile:
     """Count what one clip costs, without computing it: the network is run on tensors that have a shape but no values.
 
-    The model itself is never run: its mode, device, hooks and statistics stay as they are.
+    The model itself is never run: its mode, device, hooks and statistics stay as they are. A copy of it is, on a clip
+    that is given or where the cost depends on what a clip shows.
 
     Args:
         model: a name of the zoo or a ``local-dir:`` folder (built without weights), or a network that takes
             ``(B, C, T, H, W)``.
         input_size: ``(T, H, W)``; left out, the frames and the test crop of the model's own cfg.
+        clip: ``(1, C, T, H, W)`` or ``(C, T, H, W)``, whose own cost is wanted; its size is the one that counts.
 
     Raises:
         UnknownModelError, UnknownTagError, HubError: a name that cannot be built.
-        ConfigError: the size is not three positive numbers, or none is given and the network has no cfg.
+        ConfigError: the size is not three positive numbers, none is given and the network has no cfg, or more than one
+            clip is given.
     """
+    if clip is not None:
+        clip = clip[None] if clip.ndim == 4 else clip
+        if clip.ndim != 5 or clip.shape[0] != 1 or input_size is not None:
+            raise ConfigError(
+                f"give one clip (1, C, T, H, W) and no input_size beside it, got {tuple(clip.shape)}, {input_size=}"
+            )
+        input_size = (clip.shape[2], clip.shape[3], clip.shape[4])
     if isinstance(model, str):
         with torch.device("meta"):
             shadow: nn.Module = create_model(model, pretrained=False)
@@ -69,18 +82,18 @@ def profile(model: str | nn.Module, input_size: tuple[int, int, int] | None = No
     size = clip_size(shadow, input_size)
     shadow.eval()
     params = sum(parameter.numel() for parameter in shadow.parameters())
-    try:
-        macs, activations = _count(shadow, torch.empty(1, *size, device="meta"))
-        return Profile(params, macs, activations, size)
-    except (NotImplementedError, RuntimeError):
-        # A network that decides by the values of a clip cannot run without them.
-        if isinstance(model, str):
-            real: nn.Module = create_model(model, pretrained=False)
-        else:
-            real = _detached(copy.deepcopy(model)).cpu()
-        noise = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
-        macs, activations = _count(real.eval(), noise)
-        return Profile(params, macs, activations, size, measured=True)
+    if clip is None:
+        try:
+            macs, activations = _count(shadow, torch.empty(1, *size, device="meta"))
+            return Profile(params, macs, activations, size)
+        except (NotImplementedError, RuntimeError):
+            # A network that decides by the values of a clip cannot run without them.
+            generator = torch.Generator().manual_seed(0)
+            brightness = torch.rand(1, 1, size[1], 1, 1, generator=generator)
+            clip = torch.rand(1, *size, generator=generator) * brightness
+    real = create_model(model, pretrained=False) if isinstance(model, str) else _detached(copy.deepcopy(model)).cpu()
+    macs, activations = _count(real.eval(), clip.cpu())
+    return Profile(params, macs, activations, size, measured=True)
 
 
 def latency(

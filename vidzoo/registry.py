@@ -257,8 +257,18 @@ def check_options(model_name: str, options: Mapping[str, Any]) -> None:
         if option not in known:
             raise UnknownOptionError(f"the model {arch!r} has no option {option!r}: {nearest(option, known)}")
         if not _fits(value, known[option]):
-            kind = getattr(known[option], "__name__", None) or str(known[option]).replace("typing.", "")
-            raise ConfigError(f"the option {option} of {arch!r} takes {kind}, got {value!r}")
+            raise ConfigError(f"the option {option} of {arch!r} takes {type_name(known[option])}, got {value!r}")
+
+
+def type_name(hint: Any) -> str:
+    """A type hint in the words in which a user would write the value."""
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(repr(choice) for choice in typing.get_args(hint))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " | ".join(type_name(part) for part in typing.get_args(hint))
+    if hint is type(None):
+        return "None"
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else re.sub(r"(\w+\.)+", "", str(hint))
 
 
 def _fits(value: object, hint: Any) -> bool:

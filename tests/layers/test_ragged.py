@@ -89,6 +89,11 @@ def test_a_map_that_every_clip_fills_is_an_ordinary_tensor() -> None:
         lambda x: x.to(torch.float64),
         lambda x: x.contiguous(memory_format=torch.channels_last_3d),
         lambda x: x.detach(),
+        lambda x: x.cpu(),
+        lambda x: copy.deepcopy(x),
+        lambda x: torch.relu(input=x),
+        lambda x: torch.cat(tensors=[x, x], dim=1),
+        lambda x: F.conv3d(input=x, weight=torch.randn(2, 3, 3, 1, 1), bias=torch.randn(2), padding=(1, 0, 0)),
     ],
 )
 def test_lengths_travel_and_the_padding_stays_zero(operation: object) -> None:
@@ -107,6 +112,13 @@ def test_lengths_travel_and_the_padding_stays_zero(operation: object) -> None:
         lambda x: x.flatten(2),
         lambda x: x[:, :, :2],
         lambda x: x.unbind(2),
+        lambda x: x.mT,
+        lambda x: x.tolist(),
+        lambda x: x.numpy(),
+        lambda x: x.__setitem__((slice(None), slice(None), slice(8, None)), 5.0),
+        lambda x: x * torch.ones(2, 1, 1, 1, 1, 1),
+        lambda x: torch.mean(input=x, dim=(2, 3, 4)),
+        lambda x: torch.cat(tensors=[x, x], dim=2),
         lambda x: x.split(3, dim=2),
         lambda x: x.max(dim=2),
         lambda x: torch.var_mean(x),
@@ -186,11 +198,52 @@ def test_swapped_layers_share_parameters_and_keep_keys_and_ordinary_answers() ->
 
 
 @pytest.mark.parametrize(
-    "lengths", [torch.tensor([1, 2]), torch.tensor([1, 2, 10, 3]), torch.tensor([-1, 2, 3, 4]), torch.tensor(3)]
+    "lengths",
+    [
+        torch.tensor([1, 2]),
+        torch.tensor([1, 2, 10, 3]),
+        torch.tensor([-1, 2, 3, 4]),
+        torch.tensor(3),
+        torch.tensor([1.0, 2.0, 3.0, 4.0]),
+    ],
 )
 def test_lengths_that_do_not_belong_to_the_map_are_refused(lengths: Tensor) -> None:
     with pytest.raises(ModelInputError, match=r"belong|fit"):
         with_lengths(_clips(), lengths)
+
+
+@pytest.mark.parametrize("change", [lambda x: x.fill_(5.0), lambda x: x.zero_(), lambda x: x.copy_(plain(x) + 1)])
+def test_a_change_in_place_is_refused_before_it_has_happened(change: object) -> None:
+    x = with_lengths(_clips(), LENGTHS)
+    before = plain(x).clone()
+    with pytest.raises(ModelInputError, match="lengths"):
+        change(x)  # type: ignore[operator]
+    assert torch.equal(plain(x), before)
+
+
+def test_of_two_maps_the_longer_clip_counts() -> None:
+    one, two = _clips(), torch.randn(4, 3, 9, 6, 6)
+    others = torch.tensor([5, 2, 3, 6])
+    for joined in (
+        with_lengths(one, LENGTHS) + with_lengths(two, others),
+        with_lengths(one, LENGTHS).clone().add_(with_lengths(two, others)),
+        torch.cat([with_lengths(one, LENGTHS), with_lengths(two, others)], dim=1),
+    ):
+        assert torch.equal(lengths_of(joined), torch.tensor([5, 4, 9, 6]))
+        assert (plain(joined).masked_select(~time_mask(joined)) == 0).all()
+
+
+def test_what_lies_behind_a_clips_end_is_blanked_and_the_lengths_are_its_own() -> None:
+    lengths = LENGTHS.clone()
+    x = with_lengths(torch.ones(4, 3, 9, 6, 6), lengths)
+    lengths.fill_(9)
+    torch.testing.assert_close(mean_over_clip(x), torch.ones(4, 3))
+    assert torch.equal(lengths_of(x), LENGTHS)
+
+
+def test_a_compiled_network_gives_what_it_gives_uncompiled() -> None:
+    net, x = honour_lengths(_net()).eval(), with_lengths(_clips(), LENGTHS)
+    torch.testing.assert_close(torch.compile(net, backend="eager")(x), net(x))
 
 
 def test_an_empty_clip_has_a_mean_of_zero() -> None:

@@ -331,10 +331,10 @@ def test_weights_are_single_precision_whatever_the_map_is(dtype: torch.dtype) ->
 def test_a_profile_is_measured_and_counts_embedding_and_products() -> None:
     torch.manual_seed(0)
     sampler = SimilarityGuidedSampling(3, hidden=7, embed_dim=5).eval()
-    cost = profile(sampler, (10, 6, 4))
+    clip = torch.rand(1, 3, 10, 6, 4) * torch.rand(1, 1, 10, 1, 1)
+    cost = profile(sampler, clip=clip)
     assert cost.measured
-    noise = torch.rand(1, 3, 10, 6, 4, generator=torch.Generator().manual_seed(0))
-    kept = int(sampler.assign(noise).lengths.max())
+    kept = int(sampler.assign(clip).lengths.max())
     assert cost.macs == 10 * (3 * 7 + 7 * 5) + kept * 10 * 3 * 6 * 4
     assert cost.params == 3 * 7 + 7 + 7 * 5 + 5 + 2 * 5
 
@@ -382,3 +382,18 @@ def test_a_map_that_cannot_be_sampled_is_refused() -> None:
     ragged = with_lengths(torch.zeros(2, 4, 5, 2, 2), torch.tensor([5, 3]))
     with pytest.raises(ModelInputError, match="once"):
         sampler(ragged)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-5, 1e-4, 1e-3])
+def test_a_clip_that_hardly_flickers_goes_on_as_its_frame(noise: float) -> None:
+    sampler = SimilarityGuidedSampling(6, norm=False).eval()
+    picture = torch.rand(1, 6, 1, 5, 5) + 1.0
+    clip = picture + noise * torch.randn(1, 6, 12, 5, 5)
+    out = sampler(clip)
+    assert out.shape[2] == 1
+    torch.testing.assert_close(out, picture, rtol=0.01, atol=0.01)
+
+
+def test_no_clip_at_all_is_refused() -> None:
+    with pytest.raises(ModelInputError, match="at least one clip"):
+        SimilarityGuidedSampling(6)(torch.zeros(0, 6, 4, 5, 5))

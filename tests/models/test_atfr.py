@@ -223,3 +223,24 @@ def test_slowfast_training_reaches_both_samplers() -> None:
 def test_a_single_sampler_for_two_pathways_is_refused() -> None:
     with pytest.raises(ConfigError, match="PathwaySamplers"):
         vidzoo.create_model("slowfast_r18_8x8").add_sampler(SimilarityGuidedSampling(256), after="fast.layer1")
+
+
+def test_the_profile_of_a_clip_is_its_own() -> None:
+    model = _model("c2d_pool_r18_atfr")
+    still, fast = (vidzoo.profile(model, clip=clip) for clip in (_still(), _fast()))
+    assert still.measured
+    assert still.macs < fast.macs
+    assert fast.input_size == (3, FRAMES, 32, 32)
+    assert vidzoo.profile(model, clip=_still()[0]).macs == still.macs
+    with pytest.raises(ConfigError, match="one clip"):
+        vidzoo.profile(model, clip=torch.zeros(2, 3, 4, 8, 8))
+    with pytest.raises(ConfigError, match="input_size"):
+        vidzoo.profile(model, (4, 8, 8), clip=_still())
+
+
+@pytest.mark.parametrize("name", ["c2d_pool_r18_atfr", "x3d_s_atfr"])
+def test_a_compiled_network_answers_clips_of_different_length_as_uncompiled(name: str) -> None:
+    model = _model(name).double()
+    clips = torch.cat([_fast(), _still()]).double()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, backend="eager")(clips), model(clips))

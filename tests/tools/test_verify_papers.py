@@ -20,7 +20,7 @@ def tool() -> Iterator[ModuleType]:
     sys.path.remove(tools)
 
 
-@pytest.mark.parametrize("paper", ["STDCF", "I3D filters", "GST"])
+@pytest.mark.parametrize("paper", ["STDCF", "I3D filters", "GST", "ATFR"])
 def test_no_figure_of_a_paper_is_missed(tool: ModuleType, paper: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert tool.main(["--paper", paper]) == 0
     printed = capsys.readouterr().out

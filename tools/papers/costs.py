@@ -5,6 +5,7 @@ Everything is counted on the meta device: shapes are exact, nothing is multiplie
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -52,6 +53,11 @@ def cost(name: str, size: Size, options: tuple[tuple[str, Any], ...]) -> Cost:
 def params(name: str, *, times: float = 1, **options: Any) -> Figure:
     """Millions of parameters."""
     return lambda: times * cost(name, (8, 64, 64), _hashable(options)).params / 1e6
+
+
+def twice_cut(name: str) -> Figure:
+    """Two networks, of whose millions of parameters one digit is printed and the rest cut off before they are added."""
+    return lambda: 2 * math.floor(10 * params(name)()) / 10
 
 
 def gmac(name: str, size: Size, *, times: float = 1, **options: Any) -> Figure:

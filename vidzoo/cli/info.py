@@ -6,7 +6,6 @@ import argparse
 import inspect
 import sys
 import types
-import typing
 from typing import TYPE_CHECKING, Any
 
 from vidzoo.cli.common import print_json, table
@@ -56,6 +55,7 @@ def describe(name: str) -> dict[str, Any]:
         model_entrypoint,
         model_options,
         resolve_deprecated,
+        type_name,
     )
 
     source = model_source(name)
@@ -104,7 +104,7 @@ def describe(name: str) -> dict[str, Any]:
             for s in model.feature_info
         ],
         "options": [
-            {"name": option, "type": _type_name(kind), "default": defaults.get(option)}
+            {"name": option, "type": type_name(kind), "default": defaults.get(option)}
             for option, kind in model_options(arch).items()
         ],
         "built_with": {key: value for key, value in model.model_args.items() if value is not None} if local else {},
@@ -174,16 +174,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
-
-
-def _type_name(kind: Any) -> str:
-    if typing.get_origin(kind) is typing.Literal:
-        return " | ".join(repr(choice) for choice in typing.get_args(kind))
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return " | ".join(_type_name(part) for part in typing.get_args(kind))
-    if kind is type(None):
-        return "None"
-    return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind).replace("typing.", "")
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -8,7 +8,9 @@ output depends on its batch mates; an operation whose effect on the lengths is u
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -35,16 +37,20 @@ __all__ = [
 _ZERO_STAYS = {
     *("relu", "relu_", "silu", "silu_", "gelu", "leaky_relu", "leaky_relu_", "hardswish", "tanh", "neg"),
     *("dropout", "dropout3d", "feature_dropout", "mul", "__mul__", "__rmul__", "mul_", "__imul__"),
-    *("clone", "detach", "contiguous", "to", "float", "half", "bfloat16", "double", "requires_grad_"),
+    *("clone", "detach", "contiguous", "to", "cpu", "cuda", "float", "half", "bfloat16", "double", "requires_grad_"),
 }
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "sub_", "__isub__"}
 _FRAME_BY_FRAME = {*_SUMS, "sigmoid", "batch_norm"}
+_CHANNELS = {"split", "split_with_sizes", "chunk"}
+# They change the map or lead out of torch: refused before they run.
+_REFUSED = {"__setitem__", "numpy", "__array__", "tolist"}
 
 
 class RaggedClips(Tensor):
     """``(B, C, T, H, W)`` of which clip i has ``lengths[i] <= T`` frames; the frames behind them are zero.
 
-    Elementwise operations and eval-mode norms keep the lengths, ``conv3d`` and ``cat`` over channels work them out.
+    Elementwise operations and eval-mode norms keep the lengths, ``conv3d`` and ``cat`` over channels work them out. A
+    clip shorter than a window that is not padded for it has no frames left, where torch would refuse it alone.
 
     Raises:
         ModelInputError: an operation that does not say what becomes of the lengths (take :func:`plain` to leave
@@ -63,61 +69,71 @@ class RaggedClips(Tensor):
     ) -> Any:
         given = dict(kwargs or {})
         name = getattr(func, "__name__", "")
-        if name == "batch_norm" and (given.get("training") or (len(args) > 5 and args[5])):
+        in_place = name.endswith("_") and not name.endswith("__")
+        if name in _REFUSED or (in_place and name not in _ZERO_STAYS | _FRAME_BY_FRAME):
+            raise _unknown(name)
+        if name == "batch_norm" and _argument(args, given, 5, "training", False):
             raise ModelInputError(
                 "a batch norm in training mode would count the padding of shorter clips: use RaggedBatchNorm3d "
-                "(vidzoo.layers.ragged.honour_lengths swaps it in)"
+                "(vidzoo.layers.ragged.honour_lengths swaps it in for BatchNorm3d; SyncBatchNorm has no such form)"
             )
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **given)
         several = isinstance(result, (tuple, list)) and any(isinstance(value, Tensor) for value in result)
-        if not (several or isinstance(result, Tensor)) or name == "__get__":
+        attribute = name == "__get__" and getattr(getattr(func, "__self__", None), "__name__", "") not in ("mT", "mH")
+        if attribute or not (several or isinstance(result, Tensor)):
             return result
-        ragged = [value for value in _flat(args) if isinstance(value, RaggedClips)]
+        ragged = [value for value in _flat((*args, *given.values())) if isinstance(value, RaggedClips)]
         if not ragged:
             return result
-        lengths = ragged[0].lengths
-        if name in ("split", "split_with_sizes", "chunk") and given.get("dim", args[2] if len(args) > 2 else 0) in (
-            1,
-            -4,
-        ):
+        # Of two maps the longer: there are zeros behind both ends.
+        lengths = reduce(torch.maximum, (value.lengths for value in ragged))
+        if name in _CHANNELS and _argument(args, given, 2, "dim", 0) in (1, -4):
             return tuple(_wrap(part, lengths) for part in result)
         if name in _ZERO_STAYS:
             clean = True
         elif name in _FRAME_BY_FRAME:
             clean = name in _SUMS and len(ragged) > 1
-        elif name == "cat" and (given.get("dim", args[1] if len(args) > 1 else 0) in (1, -4)):
-            clean = len(ragged) == len(args[0])
+        elif name == "cat" and _argument(args, given, 1, "dim", 0) in (1, -4):
+            clean = len(ragged) == len(_argument(args, given, 0, "tensors", ()))
+        elif name == "where" and _is_zero(_argument(args, given, 2, "other", None)):
+            clean = True
         elif name == "conv3d":
             lengths, clean = _conv_lengths(lengths, args, given)
         else:
-            raise ModelInputError(
-                f"clips of different length met {name or func!r}, which does not say what becomes of their lengths: use "
-                "vidzoo.layers.ragged.plain(x) and put the lengths back with with_lengths"
-            )
+            raise _unknown(name)
+        if several or result.ndim != 5:
+            raise _unknown(name)
         if result is ragged[0]:
-            return result if clean else _blank_(result)
+            ragged[0].lengths = lengths
+            if not clean:
+                _blank_(ragged[0])
+            return ragged[0]  # not ``result``, which torch.compile sees as an ordinary tensor
         return _wrap(result if clean else _blank(result, lengths), lengths)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RaggedClips:
+        return _wrap(copy.deepcopy(plain(self), memo), copy.deepcopy(self.lengths, memo))
 
 
 def with_lengths(x: Tensor, lengths: Tensor) -> Tensor:
-    """``x`` with the lengths of its clips; ``x`` itself, an ordinary tensor, when every clip fills it.
+    """``x`` with the lengths of its clips, zero behind their ends; an ordinary tensor when every clip fills it.
 
     Args:
-        x: ``(B, C, T, H, W)``, zero behind each clip's end.
+        x: ``(B, C, T, H, W)``.
         lengths: ``(B,)`` whole numbers, at most T.
 
     Raises:
         ModelInputError: the lengths do not belong to this map.
     """
-    if x.ndim != 5 or lengths.shape != (x.shape[0],):
+    if x.ndim != 5 or lengths.shape != (x.shape[0],) or lengths.is_floating_point() or x.shape[0] == 0:
         raise ModelInputError(
-            f"lengths {tuple(lengths.shape)} do not belong to a map of shape {tuple(x.shape)}: one per clip of (B, C, T, H, W)"
+            f"lengths {tuple(lengths.shape)} of {lengths.dtype} do not belong to a map of shape {tuple(x.shape)}: give "
+            "one whole number per clip of (B, C, T, H, W)"
         )
     shortest, longest = torch.stack(lengths.aminmax()).tolist()  # at once: each number waits for the device
     if longest > x.shape[2] or shortest < 0:
         raise ModelInputError(f"clips of {shortest} to {longest} frames do not fit into a map of {x.shape[2]}")
-    return plain(x) if shortest == x.shape[2] else _wrap(x, lengths)
+    return plain(x) if shortest == x.shape[2] else _wrap(_blank(plain(x), lengths), lengths.clone())
 
 
 def lengths_of(x: Tensor) -> Tensor | None:
@@ -233,12 +249,28 @@ def _mask(lengths: Tensor, frames: int) -> Tensor:
 
 def _wrap(x: Tensor, lengths: Tensor) -> RaggedClips:
     clips = x.as_subclass(RaggedClips)
-    clips.lengths = lengths
+    clips.lengths = lengths.to(x.device)
     return clips
 
 
+def _unknown(name: str) -> ModelInputError:
+    return ModelInputError(
+        f"clips of different length met {name!r}, which does not say what becomes of their lengths: use "
+        "vidzoo.layers.ragged.plain(x) and put the lengths back with with_lengths"
+    )
+
+
+def _argument(args: Sequence[Any], given: Mapping[str, Any], position: int, name: str, default: Any) -> Any:
+    return args[position] if len(args) > position else given.get(name, default)
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value == 0
+
+
 def _blank(x: Tensor, lengths: Tensor) -> Tensor:
-    return x.masked_fill(~_mask(lengths, x.shape[2]), 0)
+    with torch._C.DisableTorchFunctionSubclass():
+        return torch.where(_mask(lengths, x.shape[2]), x, 0)
 
 
 def _blank_(x: RaggedClips) -> RaggedClips:

@@ -5,9 +5,9 @@ frame (section 4.1), frames whose embeddings are alike fall into the same of B b
 :mod:`vidzoo.layers.bins`), each bin becomes one frame, O_b = sum over t of I_t Psi(Delta_t, beta_b) (Eq. 4), and empty
 bins are dropped, so that B' <= B frames are left (section 4.3). Blocks of frames: appendix A.
 
-Two edges of the equations, both kept unless an option says otherwise. The frame with the largest Delta lies on the far
-edge of the last bin, where both kernels are 0: no bin has it. In a static clip every frame is the largest, and no bin
-is left at all.
+Two edges of the equations. The frame with the largest Delta lies on the far edge of the last bin, where both kernels are
+0: no bin has it, unless ``centre_largest`` moves the bins. In a static clip every frame is the largest: Eq. 6 leaves no
+bin at all, and of a nearly static one a bin that is nearly empty. There ``static`` makes up for what is missing.
 """
 
 from __future__ import annotations
@@ -94,8 +94,9 @@ class SimilarityGuidedSampling(nn.Module):
             the largest frame enters with weight 1.2e-7, and its bin counts.
         threshold: a bin is active when its weights add up to more. The paper asks for more than 0; this default takes
             32 frames in 32 bins for equal when their Delta differ in the last place of float32, by 4 units at most.
-        static: what a clip or block without any active bin becomes. "keep": the mean of its frames. "literal": nothing,
-            as in the paper; a clip of which nothing is left has one frame, the last bin with the weights of its kernel.
+        static: what a clip or block whose frames are all in the last bin becomes. "keep": that bin, its weights brought up
+            to those of one frame by the mean of all frames, so that a still clip goes on as its frame however little it
+            flickers. "literal": the equations alone; a clip of which nothing is left has one frame, the last bin.
 
     Raises:
         ConfigError: an option outside the values above.
@@ -177,7 +178,10 @@ class SimilarityGuidedSampling(nn.Module):
 
     @property
     def bins(self) -> int | tuple[int, ...] | None:
-        """Number of bins, one for each coordinate where there are several; None: as many as frames."""
+        """Number of bins, one for each coordinate where there are several; None: as many as frames.
+
+        A number set here is not saved with a network: there the option ``bins`` is what counts.
+        """
         return self._bins
 
     @bins.setter
@@ -218,8 +222,10 @@ class SimilarityGuidedSampling(nn.Module):
     def _check(self, x: Tensor) -> None:
         if lengths_of(x) is not None:
             raise ModelInputError("SGS samples clips of one length, these differ already: sample once in a network")
-        if x.ndim != 5 or x.shape[1] != self.channels or x.shape[2] < 1:
-            raise ModelInputError(f"this SGS takes (B, {self.channels}, T, H, W) with T >= 1, got {tuple(x.shape)}")
+        if x.ndim != 5 or x.shape[1] != self.channels or min(x.shape[0], x.shape[2]) < 1:
+            raise ModelInputError(
+                f"this SGS takes (B, {self.channels}, T, H, W) with at least one clip and one frame, got {tuple(x.shape)}"
+            )
 
     def _embed(self, x: Tensor) -> Tensor:
         dtype = next(self.embedding.parameters()).dtype
@@ -251,8 +257,10 @@ class SimilarityGuidedSampling(nn.Module):
         )  # (B blocks, bins, t)
         if self.static == "keep":
             mean = F.pad(weights.new_full((1, frames), 1 / frames), (0, 0, prod(bins) - 1, 0))  # in the last bin
-            lost = (weights.sum(dim=2) <= self.threshold).all(dim=1)
-            weights = torch.where(lost[:, None, None], mean, weights)
+            total = weights.detach().sum(dim=2)  # (B blocks, bins)
+            still = (total[:, :-1] <= self.threshold).all(dim=1)
+            missing = (1 - total.sum(dim=1)).clamp(min=0) * still
+            weights = weights + missing[:, None, None] * mean
         delta = delta.unflatten(0, (clips, blocks)).transpose(1, 2).flatten(2)
         return delta, weights.unflatten(0, (clips, blocks))
 

@@ -36,8 +36,8 @@ class SampledSlowFastOptions(ResNetOptions, total=False):
     Bins and blocks are set for each pathway; the other options hold for both.
     """
 
-    slow_bins: int
-    fast_bins: int
+    slow_bins: int | tuple[int, ...]
+    fast_bins: int | tuple[int, ...]
     slow_block: int
     fast_block: int
     released: bool
