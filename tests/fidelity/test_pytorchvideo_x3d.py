@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidzoo.convert.pytorchvideo.x3d import from_pytorchvideo_x3d, to_pytorchvideo_x3d
+from vidzoo.convert.pytorchvideo.x3d import from_x3d, to_x3d
 from vidzoo.errors import WeightsError
 from vidzoo.models.x3d import X3D, x3d_l, x3d_m, x3d_s, x3d_xl, x3d_xs
 
@@ -57,7 +57,7 @@ def _pair(ours: Any, **options: Any) -> tuple[X3D, nn.Module]:
     theirs = _lively(create_x3d(head_activation=None, dropout_rate=0.0, **options))
     with torch.device("meta"):
         model = ours(drop_rate=0.0)
-    model.load_state_dict({k: v.clone() for k, v in from_pytorchvideo_x3d(theirs.state_dict()).items()}, assign=True)
+    model.load_state_dict({k: v.clone() for k, v in from_x3d(theirs.state_dict()).items()}, assign=True)
     return model, theirs
 
 
@@ -102,7 +102,7 @@ def test_training_moves_the_same_statistics_by_the_same_amount() -> None:
     before = {key: value.clone() for key, value in model.named_buffers()}
     model, theirs = model.double().train(), theirs.double().train()
     assert _close(model(x.double()), theirs(x.double()))
-    moved = from_pytorchvideo_x3d(theirs.state_dict())
+    moved = from_x3d(theirs.state_dict())
     for key, value in model.named_buffers():
         torch.testing.assert_close(value, moved[key], rtol=1e-7, atol=1e-9)
         assert not torch.equal(value.to(before[key].dtype), before[key])
@@ -114,14 +114,14 @@ def test_their_keys_and_shapes_become_exactly_ours_and_come_back(name: str) -> N
     with torch.device("meta"):
         published = getattr(hub, name)(pretrained=False) if hasattr(hub, name) else create_x3d(**XL)
         theirs, weights = published.state_dict(), ours().state_dict()
-    assert _shapes(from_pytorchvideo_x3d(theirs)) == _shapes(weights)
-    assert _shapes(to_pytorchvideo_x3d(weights)) == _shapes(theirs)
+    assert _shapes(from_x3d(theirs)) == _shapes(weights)
+    assert _shapes(to_x3d(weights)) == _shapes(theirs)
 
 
 def test_no_number_is_changed_or_copied_on_the_way_there_and_back() -> None:
     weights = create_x3d(depth_factor=1.0, model_num_class=3).state_dict()
-    converted = from_pytorchvideo_x3d(weights)
-    back = to_pytorchvideo_x3d(converted)
+    converted = from_x3d(weights)
+    back = to_x3d(converted)
     assert list(back) == list(weights)
     assert all(torch.equal(back[key], value) for key, value in weights.items())
     assert {v.data_ptr() for v in converted.values()} == {v.data_ptr() for v in weights.values()}
@@ -144,7 +144,7 @@ def test_size_and_cost_are_theirs_and_those_that_atfr_prints(
 
 def test_a_fresh_network_starts_as_theirs_does() -> None:
     torch.manual_seed(0)
-    theirs, ours = from_pytorchvideo_x3d(create_x3d().state_dict()), x3d_s().state_dict()
+    theirs, ours = from_x3d(create_x3d().state_dict()), x3d_s().state_dict()
     for key, value in ours.items():
         expected = theirs[key]
         if value.is_floating_point() and expected.std() > 0:
@@ -175,7 +175,7 @@ def test_weights_of_another_network_are_refused(change: dict[str, tuple[int, ...
             else:
                 weights[key] = torch.empty(shape)
     with pytest.raises(WeightsError, match=message):
-        from_pytorchvideo_x3d(weights)
+        from_x3d(weights)
 
 
 def test_a_network_that_theirs_has_no_place_for_is_refused() -> None:
@@ -183,9 +183,9 @@ def test_a_network_that_theirs_has_no_place_for_is_refused() -> None:
         model = x3d_xs()
         model.add_sampler(nn.Linear(3, 3), after="layer1")
         with pytest.raises(WeightsError, match=r"sampler\.weight"):
-            to_pytorchvideo_x3d(model.state_dict())
+            to_x3d(model.state_dict())
         with pytest.raises(WeightsError, match=r"lacks fc\.weight"):
-            to_pytorchvideo_x3d(x3d_xs(num_classes=0).state_dict())
+            to_x3d(x3d_xs(num_classes=0).state_dict())
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidzoo.convert.torchvision import from_torchvision_s3d, to_torchvision_s3d
+from vidzoo.convert.torchvision import from_s3d, to_s3d
 from vidzoo.errors import WeightsError
 from vidzoo.loading import load_weights
 from vidzoo.models.base import VideoModel
@@ -47,7 +47,7 @@ def _lively(net: nn.Module) -> nn.Module:
 
 
 def _ours(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return from_torchvision_s3d(weights) if name == "s3d" else dict(weights)
+    return from_s3d(weights) if name == "s3d" else dict(weights)
 
 
 def _pair(name: str) -> tuple[VideoModel, nn.Module]:
@@ -142,14 +142,14 @@ def test_keys_shapes_and_order_are_theirs(name: str) -> None:
 def test_keys_and_shapes_of_s3d_become_exactly_ours_and_come_back() -> None:
     with torch.device("meta"):
         ours, theirs = s3d().state_dict(), video.s3d(weights=None).state_dict()
-    assert _shapes(from_torchvision_s3d(theirs)) == _shapes(ours)
-    assert _shapes(to_torchvision_s3d(ours)) == _shapes(theirs)
+    assert _shapes(from_s3d(theirs)) == _shapes(ours)
+    assert _shapes(to_s3d(ours)) == _shapes(theirs)
 
 
 def test_no_number_is_changed_or_copied_on_the_way_there_and_back() -> None:
     weights = video.s3d(weights=None, num_classes=3).state_dict()
-    converted = from_torchvision_s3d(weights)
-    back = to_torchvision_s3d(converted)
+    converted = from_s3d(weights)
+    back = to_s3d(converted)
     assert list(back) == list(weights)
     assert all(torch.equal(back[key], value) for key, value in weights.items())
     assert {v.data_ptr() for v in converted.values()} == {v.data_ptr() for v in weights.values()}
@@ -223,7 +223,7 @@ def test_weights_of_another_network_are_refused(change: dict[str, tuple[int, ...
             else:
                 weights[key] = torch.empty(shape)
     with pytest.raises(WeightsError, match=message):
-        from_torchvision_s3d(weights)
+        from_s3d(weights)
 
 
 def test_a_network_that_theirs_has_no_place_for_is_refused() -> None:
@@ -231,11 +231,11 @@ def test_a_network_that_theirs_has_no_place_for_is_refused() -> None:
         model = s3d()
         model.add_sampler(nn.Linear(3, 3), after="conv1")
         with pytest.raises(WeightsError, match=r"sampler\.weight"):
-            to_torchvision_s3d(model.state_dict())
+            to_s3d(model.state_dict())
         with pytest.raises(WeightsError, match=r"lacks fc\.weight"):
-            to_torchvision_s3d(s3d(num_classes=0).state_dict())
+            to_s3d(s3d(num_classes=0).state_dict())
         with pytest.raises(WeightsError, match=r"lacks .* and \d+ more"):
-            from_torchvision_s3d({})
+            from_s3d({})
 
 
 def _shapes(weights: Mapping[str, Any]) -> dict[str, torch.Size]:

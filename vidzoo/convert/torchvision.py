@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vidzoo.errors import WeightsError
 
-__all__ = ["from_torchvision_s3d", "to_torchvision_s3d"]
+__all__ = ["from_s3d", "to_s3d"]
 
 # Theirs, ours.
 _POINT = {"0": "conv", "1": "bn"}
@@ -48,7 +48,7 @@ _OURS = {
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
 
-def from_torchvision_s3d(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_s3d(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Their keys to ours; the tensors are the same objects, the classifier's weight is a view of theirs.
 
     Raises:
@@ -65,7 +65,7 @@ def from_torchvision_s3d(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def to_torchvision_s3d(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_s3d(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our keys to theirs; the tensors are the same objects, the classifier's weight is a view of ours.
 
     Raises:

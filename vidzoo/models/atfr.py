@@ -33,8 +33,8 @@ from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import get_pretrained_cfg, register_model
 
 __all__ = [
-    "SamplerChoices",
     "SamplerOptions",
+    "SamplerSwitches",
     "c2d_pool_r18_atfr",
     "c2d_pool_r50_atfr",
     "i3d_r50_atfr",
@@ -54,17 +54,24 @@ After = Literal["stem", "res2", "res3", "res4"]
 PAPER = "3D CNNs with Adaptive Temporal Feature Resolutions, CVPR 2021"
 
 
-class SamplerChoices(TypedDict, total=False):
-    """The options of :class:`vidzoo.layers.sgs.SimilarityGuidedSampling` that a network passes on."""
+class SamplerSwitches(TypedDict, total=False):
+    """What samplers have in common wherever they stand.
 
+    ``released``: the module of the authors' code rather than the paper's (hidden width C // 2, distance to the clip's
+    mean, gradient through the range, a margin of 1e-7). ``embed_norm``: batch norm on the embeddings, by default as in
+    the authors' code; the paper does not mention it, but without it the frames of an untrained network are so much
+    alike that nearly all of them share a bin. The others are those of
+    :class:`vidzoo.layers.sgs.SimilarityGuidedSampling`.
+    """
+
+    released: bool
+    embed_norm: bool
     embed_dim: int
     hidden: int
     activation: Literal["relu", "silu", "none"]
-    bins: int | tuple[int, ...]
     kernel: Kernel
     similarity: Similarity
     order: Literal["magnitude", "time"]
-    block: int
     detach_range: bool
     straight_through: bool
     centre_largest: bool
@@ -73,18 +80,12 @@ class SamplerChoices(TypedDict, total=False):
     static: Literal["keep", "literal"]
 
 
-class SamplerOptions(SamplerChoices, total=False):
-    """Options of the sampler in a network.
-
-    ``after``: the stage behind which it stands. ``released``: the module of the authors' code rather than the paper's
-    (hidden width C // 2, distance to the clip's mean, gradient through the range, a margin of 1e-7). ``embed_norm``:
-    batch norm on the embeddings, by default as in the authors' code; the paper does not mention it, but without it
-    the frames of an untrained network are so much alike that nearly all of them share a bin.
-    """
+class SamplerOptions(SamplerSwitches, total=False):
+    """Options of the sampler in a network; ``after``: the stage behind which it stands."""
 
     after: After
-    released: bool
-    embed_norm: bool
+    bins: int | tuple[int, ...]
+    block: int
 
 
 class SampledX3DOptions(X3DOptions, SamplerOptions, total=False):
@@ -96,22 +97,16 @@ class SampledResNetOptions(ResNetOptions, SamplerOptions, total=False):
 
 
 def make_sampler(
-    channels: int, *, released: bool = False, embed_norm: bool = True, **options: Unpack[SamplerChoices]
+    channels: int, *, released: bool = False, embed_norm: bool = True, **options: Any
 ) -> SimilarityGuidedSampling:
-    """The sampler over ``channels`` that :class:`SamplerOptions` describe.
+    """The sampler over ``channels`` that :class:`SamplerOptions`, ``after`` apart, describe.
 
     Raises:
         ConfigError: an option outside its values.
     """
     if released:
-        authors: SamplerChoices = {
-            "similarity": "mean_distance",
-            "hidden": max(channels // 2, 1),
-            "detach_range": False,
-            "margin": 1e-7,
-            "threshold": 0.0,
-        }
-        options = {**authors, **options}
+        authors = {"similarity": "mean_distance", "hidden": max(channels // 2, 1), "detach_range": False}
+        options = {**authors, "margin": 1e-7, "threshold": 0.0, **options}
     return SimilarityGuidedSampling(channels, norm=embed_norm, **options)
 
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from vidzoo.errors import ConfigError, ModelInputError
 from vidzoo.pretrained import VideoCfg
 
-__all__ = ["CommonOptions", "FeatureExtractor", "FeatureInfo", "VideoModel"]
+__all__ = ["CommonOptions", "FeatureExtractor", "FeatureInfo", "VideoModel", "check_rates"]
 
 
 class CommonOptions(TypedDict, total=False):
@@ -288,6 +288,16 @@ class VideoModel(nn.Module):
             raise ModelInputError(
                 f"{type(self).__name__} takes normalised floats, got {x.dtype}: see vidzoo.data.transform.eval_transform"
             )
+
+
+def check_rates(drop_rate: float, drop_path_rate: float = 0.0) -> None:
+    """Refuse probabilities that drop nothing or everything by mistake.
+
+    Raises:
+        ConfigError: a rate outside [0, 1).
+    """
+    if not (0 <= drop_rate < 1 and 0 <= drop_path_rate < 1):
+        raise ConfigError(f"drop_rate and drop_path_rate lie in [0, 1), got {drop_rate} and {drop_path_rate}")
 
 
 @contextmanager

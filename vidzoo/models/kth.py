@@ -22,7 +22,7 @@ from vidzoo.layers.conv import FullConv3d
 from vidzoo.layers.p3d import P3DConv3d
 from vidzoo.layers.ragged import mean_over_clip
 from vidzoo.layers.unit import UnitFactory
-from vidzoo.models.base import CommonOptions, FeatureInfo, VideoModel
+from vidzoo.models.base import CommonOptions, FeatureInfo, VideoModel, check_rates
 from vidzoo.models.stdcf import AtomOptions, atom_unit, without_atoms
 from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import register_model
@@ -85,8 +85,7 @@ class ThreeLayerNet(VideoModel):
         temporal_dilation: int = 1,
     ) -> None:
         super().__init__(num_classes=num_classes, in_chans=in_chans)
-        if not 0 <= drop_rate < 1:
-            raise ConfigError(f"drop_rate lies in [0, 1), got {drop_rate}")
+        check_rates(drop_rate)
         if min(spatial_dilation, temporal_dilation) < 1:
             raise ConfigError(f"a dilation is at least 1, got {spatial_dilation=} and {temporal_dilation=}")
         self.num_frames = num_frames

@@ -19,7 +19,7 @@ from vidzoo.layers.conv import FullConv3d
 from vidzoo.layers.drop import DropPath
 from vidzoo.layers.ragged import lengths_of, mean_over_clip, mean_over_space, mean_over_time
 from vidzoo.layers.unit import SpatioTemporalUnit, UnitFactory
-from vidzoo.models.base import CommonOptions, FeatureInfo, VideoModel
+from vidzoo.models.base import CommonOptions, FeatureInfo, VideoModel, check_rates
 
 __all__ = ["BasicBlock", "Bottleneck", "Layout", "ResNetOptions", "VideoResNet", "layout"]
 
@@ -198,8 +198,7 @@ class VideoResNet(VideoModel):
         zero_init_last: bool = False,
     ) -> None:
         super().__init__(num_classes=num_classes, in_chans=in_chans)
-        if not (0 <= drop_rate < 1 and 0 <= drop_path_rate < 1):
-            raise ConfigError(f"drop_rate and drop_path_rate lie in [0, 1), got {drop_rate} and {drop_path_rate}")
+        check_rates(drop_rate, drop_path_rate)
         plan = plan if isinstance(plan, Layout) else layout(plan)
         lengths = (plan.stem_length, *plan.lengths, *(length for stage in plan.conv1_lengths for length in stage))
         if any(length % 2 == 0 or length < 1 for length in lengths):

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidzoo.errors import ConfigError
 from vidzoo.layers.separable import SeparableConv3d
-from vidzoo.models.base import CommonOptions, FeatureInfo, VideoModel
+from vidzoo.models.base import CommonOptions, FeatureInfo, VideoModel, check_rates
 from vidzoo.models.tran import TORCHVISION_CFG
 from vidzoo.registry import register_model
 
@@ -100,8 +99,7 @@ class S3D(VideoModel):
         self, *, num_classes: int = 400, in_chans: int = 3, num_frames: int = 64, drop_rate: float = 0.2
     ) -> None:
         super().__init__(num_classes=num_classes, in_chans=in_chans)
-        if not 0 <= drop_rate < 1:
-            raise ConfigError(f"drop_rate lies in [0, 1), got {drop_rate}")
+        check_rates(drop_rate)
         self.num_frames = num_frames
         self.conv1 = _separable(in_chans, 64, 7, stride=2)
         self.pool1 = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from vidzoo.errors import ConfigError
 from vidzoo.layers.conv import FrameConv3d, FullConv3d
 from vidzoo.layers.ragged import lengths_of, mean_over_clip, plain, with_lengths
-from vidzoo.models.base import FeatureInfo, VideoModel
+from vidzoo.models.base import FeatureInfo, VideoModel, check_rates
 from vidzoo.models.fair import KINETICS_CFG
 from vidzoo.models.resnet import Bottleneck, ResNetOptions
 from vidzoo.pretrained import VideoCfg
@@ -147,8 +147,7 @@ class SlowFast(VideoModel):
         zero_init_last: bool = True,
     ) -> None:
         super().__init__(num_classes=num_classes, in_chans=in_chans)
-        if not (0 <= drop_rate < 1 and 0 <= drop_path_rate < 1):
-            raise ConfigError(f"drop_rate and drop_path_rate lie in [0, 1), got {drop_rate} and {drop_path_rate}")
+        check_rates(drop_rate, drop_path_rate)
         kernels = [fusion_length, *(n for stage in (*slow_lengths, *fast_lengths) for n in stage)]
         if alpha < 1 or any(length < 1 or length % 2 == 0 for length in kernels):
             raise ConfigError(

@@ -9,11 +9,10 @@ length, the shorter is padded with zeros. For Something-Something V2 the paper s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
-from vidzoo.layers.bins import Kernel, Similarity
 from vidzoo.layers.ragged import honour_lengths
-from vidzoo.models.atfr import PAPER, make_sampler
+from vidzoo.models.atfr import PAPER, SamplerSwitches, make_sampler
 from vidzoo.models.resnet import Bottleneck, ResNetOptions
 from vidzoo.models.slowfast import (
     BETA,
@@ -30,43 +29,24 @@ from vidzoo.registry import get_pretrained_cfg, register_model
 __all__ = ["SampledSlowFastOptions", "slowfast_r18_8x8_atfr", "slowfast_r50_4x16_atfr", "slowfast_r50_8x8_atfr"]
 
 
-class SampledSlowFastOptions(ResNetOptions, total=False):
-    """A SlowFast's options and those of its samplers, see :class:`vidzoo.models.atfr.SamplerOptions`.
-
-    Bins and blocks are set for each pathway; the other options hold for both.
-    """
+class SampledSlowFastOptions(ResNetOptions, SamplerSwitches, total=False):
+    """A SlowFast's options and those of its samplers; bins and blocks are set for each pathway."""
 
     slow_bins: int | tuple[int, ...]
     fast_bins: int | tuple[int, ...]
     slow_block: int
     fast_block: int
-    released: bool
-    embed_norm: bool
-    embed_dim: int
-    hidden: int
-    activation: Literal["relu", "silu", "none"]
-    kernel: Kernel
-    similarity: Similarity
-    order: Literal["magnitude", "time"]
-    detach_range: bool
-    straight_through: bool
-    centre_largest: bool
-    margin: float
-    threshold: float
-    static: Literal["keep", "literal"]
 
 
 def _sampled(host: Callable[..., SlowFast], options: Mapping[str, Any]) -> SlowFast:
-    own = SampledSlowFastOptions.__annotations__.keys() - ResNetOptions.__annotations__.keys()
-    model = host(**{key: value for key, value in options.items() if key not in own})
-    samplers = []
+    both = {key: value for key, value in options.items() if key in SamplerSwitches.__annotations__}
+    one = {key: value for key, value in options.items() if key.startswith(("slow_", "fast_"))}
+    model = host(**{key: value for key, value in options.items() if key not in both and key not in one})
     slow = WIDTHS[0] * Bottleneck.expansion
-    for pathway, channels in (("slow", slow), ("fast", slow // BETA)):
-        given = {key: value for key, value in options.items() if key in own and not key.startswith(("slow_", "fast_"))}
-        for key in ("bins", "block"):
-            if f"{pathway}_{key}" in options:
-                given[key] = options[f"{pathway}_{key}"]
-        samplers.append(make_sampler(channels, **given))
+    samplers = []
+    for pathway, channels in (("slow_", slow), ("fast_", slow // BETA)):
+        own = {key.removeprefix(pathway): value for key, value in one.items() if key.startswith(pathway)}
+        samplers.append(make_sampler(channels, **both, **own))
     model.add_sampler(PathwaySamplers(*samplers), after="fast.layer1")
     honour_lengths(model)
     return model

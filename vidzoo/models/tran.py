@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vidzoo.errors import ConfigError
 from vidzoo.layers.drop import DropPath
 from vidzoo.layers.ragged import mean_over_clip
-from vidzoo.models.base import FeatureInfo, VideoModel
+from vidzoo.models.base import FeatureInfo, VideoModel, check_rates
 from vidzoo.models.resnet import ResNetOptions
 from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import register_model
@@ -111,8 +111,7 @@ class MixedResNet(VideoModel):
         zero_init_last: bool = False,
     ) -> None:
         super().__init__(num_classes=num_classes, in_chans=in_chans)
-        if not (0 <= drop_rate < 1 and 0 <= drop_path_rate < 1):
-            raise ConfigError(f"drop_rate and drop_path_rate lie in [0, 1), got {drop_rate} and {drop_path_rate}")
+        check_rates(drop_rate, drop_path_rate)
         if len(kinds) != 5 or any(kind not in get_args(Kind) for kind in kinds):
             raise ConfigError(f"give five of {', '.join(get_args(Kind))} (stem, four stages), not {kinds!r}")
         self.num_frames = num_frames

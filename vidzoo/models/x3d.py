@@ -20,7 +20,7 @@ from vidzoo.errors import ConfigError
 from vidzoo.layers.drop import DropPath
 from vidzoo.layers.ragged import mean_over_clip
 from vidzoo.layers.squeeze import SqueezeExcite
-from vidzoo.models.base import CommonOptions, FeatureInfo, VideoModel
+from vidzoo.models.base import CommonOptions, FeatureInfo, VideoModel, check_rates
 from vidzoo.models.fair import KINETICS_CFG
 from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import register_model
@@ -118,8 +118,7 @@ class X3D(VideoModel):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__(num_classes=num_classes, in_chans=in_chans)
-        if not (0 <= drop_rate < 1 and 0 <= drop_path_rate < 1):
-            raise ConfigError(f"drop_rate and drop_path_rate lie in [0, 1), got {drop_rate} and {drop_path_rate}")
+        check_rates(drop_rate, drop_path_rate)
         if min(width_factor, depth_factor) <= 0:
             raise ConfigError(f"width_factor and depth_factor are positive, got {width_factor} and {depth_factor}")
         self.num_frames = num_frames

@@ -13,29 +13,22 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from vidzoo.convert.pytorchvideo.keys import BOTTLENECK, LEAVES
 from vidzoo.errors import WeightsError
 
 __all__ = ["from_resnet", "to_resnet"]
 
 # Inside a residual block: theirs, ours.
 _PARTS = {
-    "branch1_conv": "downsample.0",
-    "branch1_norm": "downsample.1",
-    "branch2.conv_a": "conv1",
-    "branch2.norm_a": "bn1",
     "branch2.conv_b.conv_t": "conv2.temporal",
     "branch2.conv_b.norm": "conv2.norm.0",
     "branch2.conv_b.conv_xy": "conv2.spatial",
-    "branch2.conv_b": "conv2",
-    "branch2.norm_b": "bn2",
-    "branch2.conv_c": "conv3",
-    "branch2.norm_c": "bn3",
+    **BOTTLENECK,
 }
 _BACK = {ours: theirs for theirs, ours in _PARTS.items()}
 _PLAIN = {"conv1", "bn1", "conv2", "bn2", "conv3", "bn3"}
 _FACTORED = (_PLAIN - {"conv2"}) | {"conv2.temporal", "conv2.norm.0", "conv2.spatial"}
-_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-_LEAF = "|".join(_LEAVES)
+_LEAF = "|".join(LEAVES)
 _THEIRS = re.compile(rf"blocks\.(\d+)\.res_blocks\.(\d+)\.({'|'.join(map(re.escape, _PARTS))})\.({_LEAF})")
 _OURS = re.compile(rf"layer([1-4])\.(\d+)\.({'|'.join(map(re.escape, _BACK))})\.({_LEAF})")
 _ENDS = {"conv1": "blocks.0.conv", "bn1": "blocks.0.norm"}
@@ -60,7 +53,7 @@ def from_resnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         stem, _, leaf = key.rpartition(".")
         if found := _THEIRS.fullmatch(key):
             ours[f"{layers[int(found[1])]}.{found[2]}.{_PARTS[found[3]]}.{found[4]}"] = value
-        elif stem in ends and leaf in _LEAVES:
+        elif stem in ends and leaf in LEAVES:
             ours[f"{ends[stem]}.{leaf}"] = value
         else:
             raise WeightsError(
@@ -94,7 +87,7 @@ def to_resnet(state_dict: Mapping[str, Tensor], *, temporal_pool: bool) -> dict[
             block = stage + (shift if stage > 1 else 0)
             theirs[f"blocks.{block}.res_blocks.{found[2]}.{_BACK[found[3]]}.{found[4]}"] = value
             blocks.setdefault(f"layer{stage}.{found[2]}", set()).add(found[3])
-        elif stem in ends and leaf in _LEAVES:
+        elif stem in ends and leaf in LEAVES:
             theirs[f"{ends[stem]}.{leaf}"] = value
         else:
             raise WeightsError(f"the single-pathway ResNets of pytorchvideo have no place for {key!r}")

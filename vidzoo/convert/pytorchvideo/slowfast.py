@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from vidzoo.convert.pytorchvideo.keys import BOTTLENECK, LEAVES, check_ends
 from vidzoo.errors import WeightsError
 
 __all__ = ["from_slowfast", "to_slowfast"]
@@ -26,20 +27,9 @@ _ENDS = {
     **{f"blocks.{i}.multipathway_fusion.norm": f"fuse{i + 1}.bn" for i in range(4)},
     "blocks.6.proj": "fc",
 }
-# Inside a residual block: theirs, ours.
-_PARTS = {
-    "branch1_conv": "downsample.0",
-    "branch1_norm": "downsample.1",
-    "branch2.conv_a": "conv1",
-    "branch2.norm_a": "bn1",
-    "branch2.conv_b": "conv2",
-    "branch2.norm_b": "bn2",
-    "branch2.conv_c": "conv3",
-    "branch2.norm_c": "bn3",
-}
 _ENDS_BACK = {ours: theirs for theirs, ours in _ENDS.items()}
-_PARTS_BACK = {ours: theirs for theirs, ours in _PARTS.items()}
-_LEAF = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
+_PARTS_BACK = {ours: theirs for theirs, ours in BOTTLENECK.items()}
+_LEAF = f"({'|'.join(LEAVES)})"
 _THEIRS = re.compile(rf"blocks\.([1-4])\.multipathway_blocks\.([01])\.res_blocks\.(\d+)\.(.+)\.{_LEAF}")
 _OURS = re.compile(rf"(slow|fast)\.layer([1-4])\.(\d+)\.(.+)\.{_LEAF}")
 _END = re.compile(rf"(.+)\.{_LEAF}")
@@ -54,9 +44,9 @@ def from_slowfast(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     for key, value in state_dict.items():
         inside, end = _THEIRS.fullmatch(key), _END.fullmatch(key)
-        if inside and inside[4] in _PARTS:
+        if inside and inside[4] in BOTTLENECK:
             path = _PATHWAYS[int(inside[2])]
-            ours[f"{path}.layer{inside[1]}.{inside[3]}.{_PARTS[inside[4]]}.{inside[5]}"] = value
+            ours[f"{path}.layer{inside[1]}.{inside[3]}.{BOTTLENECK[inside[4]]}.{inside[5]}"] = value
         elif end and end[1] in _ENDS:
             ours[f"{_ENDS[end[1]]}.{end[2]}"] = value
         else:
@@ -64,7 +54,7 @@ def from_slowfast(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 f"pytorchvideo's SlowFast has no {key!r}: give the state dict of slowfast_r50, slowfast_r101 or "
                 "slowfast_16x8_r101_50_50 as it is"
             )
-    _check_ends(state_dict, _ENDS, "a state dict of pytorchvideo's SlowFast")
+    check_ends(state_dict, _ENDS, "a state dict of pytorchvideo's SlowFast")
     return ours
 
 
@@ -87,11 +77,5 @@ def to_slowfast(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             theirs[f"{_ENDS_BACK[end[1]]}.{end[2]}"] = value
         else:
             raise WeightsError(f"pytorchvideo's SlowFast has no place for {key!r}")
-    _check_ends(state_dict, _ENDS_BACK, "a state dict of a SlowFast of vidzoo")
+    check_ends(state_dict, _ENDS_BACK, "a state dict of a SlowFast of vidzoo")
     return theirs
-
-
-def _check_ends(state_dict: Mapping[str, Tensor], ends: Mapping[str, str], what: str) -> None:
-    missing = [f"{name}.weight" for name in ends if f"{name}.weight" not in state_dict]
-    if missing:
-        raise WeightsError(f"this is not {what}: it lacks {', '.join(missing)}")

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from vidzoo.convert.pytorchvideo.keys import BOTTLENECK, LEAVES, check_ends
 from vidzoo.errors import WeightsError
 
-__all__ = ["from_pytorchvideo_x3d", "to_pytorchvideo_x3d"]
+__all__ = ["from_x3d", "to_x3d"]
 
 # Outside the stages: theirs, ours.
 _ENDS = {
@@ -28,26 +29,20 @@ _ENDS = {
 }
 # Inside a residual block: theirs, ours.
 _PARTS = {
-    "branch1_conv": "downsample.0",
-    "branch1_norm": "downsample.1",
-    "branch2.conv_a": "conv1",
-    "branch2.norm_a": "bn1",
-    "branch2.conv_b": "conv2",
+    **{theirs: ours for theirs, ours in BOTTLENECK.items() if ours != "bn2"},
     "branch2.norm_b.0": "bn2",
     "branch2.norm_b.1.block.0": "se.reduce",
     "branch2.norm_b.1.block.2": "se.expand",
-    "branch2.conv_c": "conv3",
-    "branch2.norm_c": "bn3",
 }
 _ENDS_BACK = {ours: theirs for theirs, ours in _ENDS.items()}
 _PARTS_BACK = {ours: theirs for theirs, ours in _PARTS.items()}
 _LINEAR = re.compile(r"(?:conv6|layer\d\.\d+\.se\.(?:reduce|expand))\.weight")
-_LEAF = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
+_LEAF = f"({'|'.join(LEAVES)})"
 _THEIRS = re.compile(rf"(?:blocks\.([1-4])\.res_blocks\.(\d+)\.)?(.+)\.{_LEAF}")
 _OURS = re.compile(rf"(?:layer([1-4])\.(\d+)\.)?(.+)\.{_LEAF}")
 
 
-def from_pytorchvideo_x3d(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_x3d(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Their keys to ours; the tensors are the same objects, or views of them where a convolution becomes linear.
 
     Raises:
@@ -68,11 +63,11 @@ def from_pytorchvideo_x3d(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]
                 )
             value = value.flatten(1)  # (C_out, C_in)
         ours[name] = value
-    _check_ends(state_dict, _ENDS, "a state dict of pytorchvideo's X3D")
+    check_ends(state_dict, _ENDS, "a state dict of pytorchvideo's X3D")
     return ours
 
 
-def to_pytorchvideo_x3d(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_x3d(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our keys to theirs; the tensors are the same objects, or views of them where a linear layer was a convolution.
 
     Raises:
@@ -84,7 +79,7 @@ def to_pytorchvideo_x3d(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name is None:
             raise WeightsError(f"pytorchvideo's X3D has no place for {key!r}")
         theirs[name] = value[:, :, None, None, None] if _LINEAR.fullmatch(key) else value
-    _check_ends(state_dict, _ENDS_BACK, "a state dict of an X3D of vidzoo")
+    check_ends(state_dict, _ENDS_BACK, "a state dict of an X3D of vidzoo")
     return theirs
 
 
@@ -98,9 +93,3 @@ def _renamed(
     if stage is None:
         return f"{ends[module]}.{leaf}" if module in ends else None
     return f"{block.format(stage, position, parts[module])}.{leaf}" if module in parts else None
-
-
-def _check_ends(state_dict: Mapping[str, Tensor], ends: Mapping[str, str], what: str) -> None:
-    missing = [f"{name}.weight" for name in ends if f"{name}.weight" not in state_dict]
-    if missing:
-        raise WeightsError(f"this is not {what}: it lacks {', '.join(missing)}")
