@@ -25,29 +25,23 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
+from bench.contenders import Contender, groups
+from bench.options import make_clip
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-import vidzoo
-from vidzoo.profiling import profile
-
-CLASSES = 400
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A network and how it is run; ``note`` says in what its work differs from that of the group's first row."""
-
-    name: str
-    build: Callable[[argparse.Namespace], nn.Module]
-    note: str = ""
-    library: str = "vidzoo"
-    channels_last: bool = False
-    bf16: bool = False
+_LAYOUTS = {
+    False: {4: torch.contiguous_format, 5: torch.contiguous_format},
+    True: {4: torch.channels_last, 5: torch.channels_last_3d},
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """Times in milliseconds; ratios to the first row of the group, ``per_mac`` after division by the multiply-adds."""
+    """Times in milliseconds of a step; ratios to the first row of the group, ``per_mac`` after division by ``gmacs``.
+
+    ``gmacs``: multiply-adds of the forward pass over the very batch that is timed, in the mode in which it is timed.
+    """
 
     group: str
     name: str
@@ -60,121 +54,22 @@ class Row:
     per_mac: float
 
 
-class PerFrame(nn.Module):
-    """A 2D network over the frames of a clip, the logits averaged: ``(B, C, T, H, W) -> (B, num_classes)``."""
-
-    def __init__(self, image: nn.Module) -> None:
-        super().__init__()
-        self.image = image
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = self.image(x.transpose(1, 2).flatten(0, 1))  # (B * T, num_classes)
-        return logits.unflatten(0, (x.shape[0], x.shape[2])).mean(dim=1)
-
-
-def _ours(name: str) -> Callable[[argparse.Namespace], nn.Module]:
-    return lambda options: vidzoo.create_model(name, num_classes=CLASSES, drop_rate=0.0)
-
-
-def _resnet50_per_frame(options: argparse.Namespace) -> nn.Module:
-    from torchvision.models import resnet50
-
-    return PerFrame(resnet50(num_classes=CLASSES))
-
-
-def _r3d_18(options: argparse.Namespace) -> nn.Module:
-    from torchvision.models.video import r3d_18
-
-    return r3d_18(num_classes=CLASSES)
-
-
-def _pytorchvideo(
-    stem: int, reduce: tuple[int, int, int, int], spatial: int
-) -> Callable[[argparse.Namespace], nn.Module]:
-    """A ResNet-50 of pytorchvideo with these temporal kernels: stem, 1x1 convolution per stage, 3x3 convolution."""
-
-    def build(options: argparse.Namespace) -> nn.Module:
-        from pytorchvideo.models.resnet import create_resnet
-
-        return create_resnet(
-            model_num_class=CLASSES,
-            dropout_rate=0.0,
-            stem_conv_kernel_size=(stem, 7, 7),
-            stage_conv_a_kernel_size=tuple((length, 1, 1) for length in reduce),
-            stage_conv_b_kernel_size=((spatial, 3, 3),) * 4,
-            head_pool_kernel_size=(options.frames, -(-options.size // 32), -(-options.size // 32)),
-        )
-
-    return build
-
-
-def groups() -> dict[str, list[Contender]]:
-    """Every comparison by its name; ratios refer to the first contender."""
-    table = {
-        "frame by frame": [
-            Contender("c2d_r50", _ours("c2d_r50")),
-            Contender("torchvision resnet50", _resnet50_per_frame, "same work, on B*T images", "torchvision"),
-            Contender(
-                "pytorchvideo c2d_r50",
-                _pytorchvideo(1, (1, 1, 1, 1), 1),
-                "same work (its pooling over time left out)",
-                "pytorchvideo",
-            ),
-        ],
-        "dense": [
-            Contender("c3d_r50", _ours("c3d_r50")),
-            Contender(
-                "pytorchvideo c3d_r50", _pytorchvideo(1, (1, 1, 1, 1), 3), "same work, 3x3x3 kernels", "pytorchvideo"
-            ),
-        ],
-        "dense r18": [
-            Contender("c3d_r18", _ours("c3d_r18")),
-            Contender(
-                "torchvision r3d_18",
-                _r3d_18,
-                "stem 3x7x7 and no pooling after it, time halved in three stages: compare per MAC",
-                "torchvision",
-            ),
-        ],
-        "units": [
-            Contender("gst_r50", _ours("gst_r50")),
-            Contender("c2d_r50", _ours("c2d_r50"), "no time"),
-            Contender("p3d_r50", _ours("p3d_r50"), "1x3x3, then 3x1x1"),
-            Contender("gst_large_r50", _ours("gst_large_r50"), "both groups see all channels"),
-            Contender("c3d_g2_r50", _ours("c3d_g2_r50"), "3x3x3 in two groups"),
-            Contender("c3d_r50", _ours("c3d_r50"), "3x3x3"),
-            Contender(
-                "pytorchvideo slow_r50",
-                _pytorchvideo(1, (1, 1, 3, 3), 1),
-                "3x1x1 before the 3x3 in two stages",
-                "pytorchvideo",
-            ),
-        ],
-    }
-    for name in ("c2d_r50", "c3d_r50", "p3d_r50", "gst_r50"):
-        table[f"memory and precision of {name}"] = [
-            Contender(name, _ours(name), "contiguous, fp32"),
-            Contender(name, _ours(name), "channels_last_3d, fp32", channels_last=True),
-            Contender(name, _ours(name), "contiguous, bf16 autocast", bf16=True),
-            Contender(name, _ours(name), "channels_last_3d, bf16 autocast", channels_last=True, bf16=True),
-        ]
-    return table
-
-
 def measure(group: str, contenders: list[Contender], options: argparse.Namespace) -> list[Row]:
     """One row per contender and mode."""
     device = torch.device(options.device)
-    clip = torch.rand(options.batch, 3, options.frames, options.size, options.size, device=device)
+    torch.manual_seed(0)  # weights and clips decide what an adaptive network does
     labels = torch.zeros(options.batch, dtype=torch.long, device=device)
     networks = [contender.build(options).to(device) for contender in contenders]
-    macs = [profile(network, (options.frames, options.size, options.size)).macs * options.batch for network in networks]
+    clips = {kind: make_clip(kind, options).to(device) for kind in sorted({contender.clip for contender in contenders})}
     rows: list[Row] = []
     for mode in options.modes:
-        steps = []
+        steps, macs = [], []
         for contender, network in zip(contenders, networks, strict=True):
-            layout = torch.channels_last_3d if contender.channels_last else torch.contiguous_format
-            network.to(memory_format=layout).train(mode == "training")
-            steps.append(_step(network, clip.contiguous(memory_format=layout), labels, mode=mode, bf16=contender.bf16))
+            last = contender.channels_last or options.channels_last
+            _lay_out(network.train(mode == "training"), channels_last=last)
+            seen = clips[contender.clip].contiguous(memory_format=_LAYOUTS[last][5])
+            steps.append(_step(network, seen, labels, mode=mode, bf16=contender.bf16))
+            macs.append(_macs(network, seen))
         for step in steps * options.warmup:
             step()
         times: list[list[float]] = [[] for _ in steps]
@@ -197,6 +92,19 @@ def measure(group: str, contenders: list[Contender], options: argparse.Namespace
                 )
             )
     return rows
+
+
+def _lay_out(network: nn.Module, *, channels_last: bool) -> None:
+    for parameter in network.parameters():
+        if parameter.ndim in (4, 5):
+            parameter.data = parameter.data.to(memory_format=_LAYOUTS[channels_last][parameter.ndim])
+
+
+def _macs(network: nn.Module, seen: Tensor) -> int:
+    """Counted in a run: what an adaptive network costs, only the clip can tell."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(seen)
+    return counter.get_total_flops() // 2  # torch counts the product and the sum as two
 
 
 def _step(network: nn.Module, clip: Tensor, labels: Tensor, *, mode: str, bf16: bool) -> Callable[[], None]:
@@ -240,6 +148,7 @@ def environment(options: argparse.Namespace) -> dict[str, object]:
         "cores": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "clip": [options.batch, 3, options.frames, options.size, options.size],
+        "channels_last": options.channels_last,
         "runs": options.runs,
     }
 
@@ -272,6 +181,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--batch", type=int, default=2, help="clips per step; see above for what a single one does")
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=112, help="height and width in pixels")
+    parser.add_argument("--channels-last", action="store_true", help="lay out every network's memory so, not some")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--quick", action="store_true", help="one round on tiny clips, to see that everything runs")

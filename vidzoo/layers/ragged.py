@@ -288,6 +288,8 @@ def _conv_lengths(lengths: Tensor, args: Sequence[Any], given: Mapping[str, Any]
     if call["padding"] == "same":
         return lengths, k == 1 and call["bias"] is None
     p = 0 if call["padding"] == "valid" else _time(call["padding"])
+    if s == 1 and 2 * p == d * (k - 1):  # every clip keeps its frames
+        return lengths, k == 1 and call["bias"] is None
     shorter = (torch.div(lengths + 2 * p - d * (k - 1) - 1, s, rounding_mode="floor") + 1).clamp(min=0)
     return shorter, k == 1 and call["bias"] is None
 
