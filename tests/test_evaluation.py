@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from ramps import NAMES, Ramp, ramp_cfg, write_ramps
 from torch import Tensor, nn
 
+from ramps import NAMES, Ramp, ramp_cfg, write_ramps
 from vidzoo.data.decode import open_video
 from vidzoo.data.listing import VideoItem, VideoList
 from vidzoo.data.sample import ClipSampler

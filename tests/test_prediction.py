@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from ramps import Ramp, ramp_cfg, write_ramp
 
 import vidzoo
+from ramps import Ramp, ramp_cfg, write_ramp
 from vidzoo import prediction
 from vidzoo.errors import ConfigError, HubError, UnknownModelError, VideoDecodeError, WeightsError
 from vidzoo.picture import draw_prediction, write_picture

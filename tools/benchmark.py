@@ -25,10 +25,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
-from bench.contenders import Contender, groups
-from bench.options import make_clip
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from bench.contenders import Contender, groups
+from bench.options import make_clip
 
 _LAYOUTS = {
     False: {4: torch.contiguous_format, 5: torch.contiguous_format},

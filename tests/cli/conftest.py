@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from ramps import NAMES, write_ramp, write_ramps
 
 import vidzoo
+from ramps import NAMES, write_ramp, write_ramps
 from vidzoo.cli import main
 from vidzoo.hub.folder import save_pretrained
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from data.tiny_videos import numbered_frames
 
 Writer = Callable[..., Path]

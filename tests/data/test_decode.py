@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from data.tiny_videos import numbered_frames, rotate_mp4
 from torch import Tensor
 
+from data.tiny_videos import numbered_frames, rotate_mp4
 from vidzoo.data.decode import VideoFile, VideoSource, open_video
 from vidzoo.data.frames import FrameFolder, natural_key
 from vidzoo.data.source import VideoWindow

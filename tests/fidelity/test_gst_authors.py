@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from fidelity.formula import formula_state_dict, formula_uniform
 from torch import Tensor
 
 import vidzoo
+from fidelity.formula import formula_state_dict, formula_uniform
 from vidzoo.convert.gst import from_gst, to_gst
 from vidzoo.errors import WeightsError
 

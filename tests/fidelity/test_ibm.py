@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from fidelity.formula import formula_state_dict, formula_uniform
 from torch import Tensor, nn
 
+from fidelity.formula import formula_state_dict, formula_uniform
 from vidzoo.convert.ibm import from_ibm, to_ibm
 from vidzoo.errors import WeightsError
 from vidzoo.models.i3d import i3d_r18, i3d_r18_reparam_11335, i3d_r50

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from fidelity.formula import formula_state_dict, formula_uniform
 from torch import Tensor
 
+from fidelity.formula import formula_state_dict, formula_uniform
 from vidzoo.layers.ragged import lengths_of, plain
 from vidzoo.layers.sgs import SimilarityGuidedSampling
 

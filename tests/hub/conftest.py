@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
-from hub import tiny
-from hub.loopback import LoopbackHub, point_client_at
 from huggingface_hub import constants
 
 import vidzoo
+from hub import tiny
+from hub.loopback import LoopbackHub, point_client_at
 from vidzoo import registry
 from vidzoo.models.base import VideoModel
 

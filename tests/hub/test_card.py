@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hub import tiny
 from huggingface_hub import ModelCard
 
+from hub import tiny
 from vidzoo.hub.card import model_card
 from vidzoo.pretrained import VideoCfg
 

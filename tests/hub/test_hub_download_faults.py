@@ -10,10 +10,10 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from hub.loopback import LoopbackHub, point_client_at
 from huggingface_hub import constants
 
 import vidzoo
+from hub.loopback import LoopbackHub, point_client_at
 from vidzoo.errors import HubError, UnknownModelError, WeightsError
 from vidzoo.hub import fetch
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from hub.loopback import LoopbackHub
 from huggingface_hub import HfApi, ModelCard, constants
 
 import vidzoo
+from hub.loopback import LoopbackHub
 from vidzoo.hub import fetch, push
 from vidzoo.models.base import VideoModel
 

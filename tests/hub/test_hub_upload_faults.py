@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hub.loopback import LoopbackHub, point_client_at
 from huggingface_hub import constants
 
+from hub.loopback import LoopbackHub, point_client_at
 from vidzoo.errors import HubError
 from vidzoo.hub import push
 from vidzoo.models.base import VideoModel

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from fidelity.formula import formula_state_dict, formula_uniform
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import vidzoo
+from fidelity.formula import formula_state_dict, formula_uniform
 from vidzoo.models.resnet import Bottleneck
 
 RECORD: dict[str, Any] = json.loads((Path(__file__).parents[1] / "fidelity" / "resnet3d_authors.json").read_text())

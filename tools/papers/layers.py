@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from vidzoo.layers.stdcf import STDCFConv3d
 
 from papers.costs import Figure
+from vidzoo.layers.stdcf import STDCFConv3d
 
 M, N, T, K = 3, 2, 3, 3  # atoms, temporal and spatial kernel of the paper's example
 FRAMES, SIDE = 8, 28
