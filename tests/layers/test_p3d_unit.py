@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vidzoo.errors import ConfigError
-from vidzoo.layers import P3DConv3d
+from vidzoo.layers import P3DConv3d, ReparamConv3d
 
 order = pytest.mark.parametrize("time_first", [False, True], ids=["space first", "time first"])
 
@@ -53,11 +53,18 @@ def test_time_first_is_the_2plus1d_convolution_of_pytorchvideo() -> None:
     torch.testing.assert_close(unit(x), theirs(x), rtol=1e-12, atol=1e-12)
 
 
-def test_the_two_orders_are_two_functions_with_norm_and_one_bias_at_the_end() -> None:
+def test_a_bias_stands_in_front_of_the_norm_and_without_one_behind_both_convolutions() -> None:
+    for norm, time_first in ((True, False), (True, True), (False, True)):
+        unit = P3DConv3d(6, 8, 3, 1, 1, norm=norm, time_first=time_first)
+        assert unit.temporal.bias is None
+        assert unit.spatial.bias is not None
+    unit = P3DConv3d(6, 8, 3, 1, 1)
+    assert unit.spatial.bias is None
+    assert unit.temporal.bias is not None
+
+
+def test_the_two_orders_are_two_functions_with_norm() -> None:
     first, second = (P3DConv3d(6, 8, 3, 1, 1, norm=True, time_first=flag) for flag in (False, True))
-    assert (first.spatial.bias, second.temporal.bias) == (None, None)
-    assert first.temporal.bias is not None
-    assert second.spatial.bias is not None
     assert (first.norm[0].num_features, second.norm[0].num_features) == (8, 6)
     square = P3DConv3d(6, 6, 3, 1, 1, bias=False, norm=True)
     turned = P3DConv3d(6, 6, 3, 1, 1, bias=False, norm=True, time_first=True)
@@ -87,3 +94,13 @@ def test_parameters_are_those_of_table_1_where_the_width_is_kept() -> None:
         assert count(16, 16, t, False) == count(16, 16, t, True) == (9 + t) * 16 * 16
         assert count(16, 32, t, False) == 9 * 16 * 32 + t * 32 * 32
         assert count(16, 32, t, True) == 9 * 16 * 32 + t * 16 * 16
+
+
+def test_a_trained_norm_needs_a_place_to_go() -> None:
+    values = (torch.ones(8), torch.zeros(8), torch.zeros(8), torch.ones(8))
+    for unit in (P3DConv3d(6, 8, 3, 1, 1), P3DConv3d(6, 8, 3, 1, 1, norm=True, time_first=True)):
+        with pytest.raises(ConfigError, match="no norm"):
+            unit.load_norm_(*values)
+    branches = P3DConv3d(6, 8, 3, 1, 1, bias=False, temporal=ReparamConv3d)
+    branches.load_conv_(torch.randn(8, 6, 3, 3), None).load_norm_(*(3 * value for value in values))
+    assert [norm.running_var[0].item() for norm in branches.last_norms()] == [3.0, 3.0]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError
 from vidzoo.layers.conv import FrameConv3d, FullConv3d
+from vidzoo.layers.p3d import P3DConv3d
 from vidzoo.layers.ragged import plain, with_lengths
 from vidzoo.layers.reparam import MeanScaledConv3d, ReparamConv3d
-from vidzoo.layers.separable import SeparableConv3d
 
 ETAS = [1, 2, 4, math.inf]
 etas = pytest.mark.parametrize("eta", ETAS)
@@ -266,7 +266,7 @@ def _by_frame(module: nn.Module, clip: Tensor) -> Tensor:
     return torch.stack([module(frame) for frame in clip.unbind(2)], dim=2)
 
 
-def _take_norm(unit: ReparamConv3d | SeparableConv3d, norm: nn.BatchNorm2d) -> None:
+def _take_norm(unit: ReparamConv3d | P3DConv3d, norm: nn.BatchNorm2d) -> None:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     unit.load_norm_(norm.weight, norm.bias, norm.running_mean, norm.running_var)
@@ -391,12 +391,14 @@ temporal = pytest.mark.parametrize("temporal", [FullConv3d, ReparamConv3d], ids=
 @temporal
 def test_separable_units_look_over_space_then_over_time(temporal: Any) -> None:
     unit = (
-        _lively(SeparableConv3d(3, 4, (5, 3, 3), (2, 2, 1), (2, 1, 1), bias=False, temporal=temporal)).double().eval()
+        _lively(P3DConv3d(3, 4, (5, 3, 3), (2, 2, 1), (2, 1, 1), bias=False, norm=True, temporal=temporal))
+        .double()
+        .eval()
     )
     assert unit.spatial.weight.shape == (4, 3, 1, 3, 3)
     assert (unit.last_norms() != []) == (temporal is ReparamConv3d)
     clip = torch.randn(2, 3, 6, 8, 8, dtype=torch.float64)
-    frames = F.relu(unit.norm(F.conv3d(clip, unit.spatial.weight, None, (1, 2, 1), (0, 1, 1))))
+    frames = unit.norm(F.conv3d(clip, unit.spatial.weight, None, (1, 2, 1), (0, 1, 1)))
     over_time = unit.temporal.to_conv3d()
     assert over_time.weight.shape == (4, 4, 5, 1, 1)
     expected = F.conv3d(frames, over_time.weight, over_time.bias, (2, 1, 1), (2, 0, 0))
@@ -407,7 +409,7 @@ def test_separable_units_look_over_space_then_over_time(temporal: Any) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_separable_unit_takes_the_norm_inside_and_gives_every_frame_what_they_give(temporal: Any, bias: bool) -> None:
     conv, norm = _conv_and_norm(bias=bias)
-    unit = SeparableConv3d.from_conv(conv, temporal=temporal).eval()
+    unit = P3DConv3d.from_conv(conv, norm=True, temporal=temporal).eval()
     clip = torch.randn(2, 3, 5, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(unit(clip), _by_frame(nn.Sequential(conv, nn.ReLU()), clip), rtol=1e-12, atol=1e-12)
     _take_norm(unit, norm)
@@ -417,11 +419,11 @@ def test_a_separable_unit_takes_the_norm_inside_and_gives_every_frame_what_they_
 
 def test_a_separable_unit_that_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="odd"):
-        SeparableConv3d(3, 4, (2, 3, 3), 1, (1, 1, 1))
-    with pytest.raises(ConfigError, match="SeparableConv3d"):
-        SeparableConv3d(3, 4, 3, 1, 1, temporal=SeparableConv3d)
+        P3DConv3d(3, 4, (2, 3, 3), 1, (1, 1, 1), norm=True)
+    with pytest.raises(ConfigError, match="P3DConv3d"):
+        P3DConv3d(3, 4, 3, 1, 1, temporal=P3DConv3d)
     with pytest.raises(ConfigError, match="all mean"):
-        SeparableConv3d(3, 4, 3, 1, 1, temporal=lambda *a, **o: ReparamConv3d(*a, eta="inf", **o)).inflation = "mean"
+        P3DConv3d(3, 4, 3, 1, 1, temporal=lambda *a, **o: ReparamConv3d(*a, eta="inf", **o)).inflation = "mean"
 
 
 def test_one_frame_alone_is_a_plain_convolution_with_its_norm() -> None:

@@ -19,7 +19,6 @@ from vidzoo.layers import (
     GSTConv3d,
     P3DConv3d,
     ReparamConv3d,
-    SeparableConv3d,
     SpatioTemporalUnit,
     STDCFConv3d,
 )
@@ -51,8 +50,7 @@ UNITS = {
     "reparam": ReparamConv3d,
     "reparam_inf": partial(ReparamConv3d, eta="inf"),
     "reparam_single": partial(ReparamConv3d, eta=4, norm=False, eta_on_frame=True),
-    "separable": SeparableConv3d,
-    "separable_reparam": partial(SeparableConv3d, temporal=ReparamConv3d),
+    "p3d_reparam": partial(P3DConv3d, norm=True, temporal=ReparamConv3d),
 }
 
 linear = pytest.mark.parametrize("unit", LINEAR.values(), ids=LINEAR.keys())

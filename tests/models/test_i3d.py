@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import vidzoo
 from vidzoo.errors import ConfigError
 from vidzoo.layers.conv import FullConv3d
+from vidzoo.layers.p3d import P3DConv3d
 from vidzoo.layers.reparam import ReparamConv3d
-from vidzoo.layers.separable import SeparableConv3d
 from vidzoo.models import s3d_resnet
 from vidzoo.models.i3d import i3d_r18, i3d_r18_11335, i3d_r18_reparam_11335, i3d_r50, i3d_r50_reparam_11335
 from vidzoo.models.resnet import BasicBlock, VideoResNet
@@ -120,7 +120,7 @@ def test_the_norm_behind_the_sum_is_that_of_the_branches(build: Any) -> None:
         for block in getattr(model, f"layer{stage}"):
             pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
             for unit, norm in pairs if isinstance(block, BasicBlock) else pairs[1:]:
-                over_time = unit.temporal if isinstance(unit, SeparableConv3d) else unit
+                over_time = unit.temporal if isinstance(unit, P3DConv3d) else unit
                 if lengths is None:
                     assert isinstance(unit, FullConv3d)
                     assert isinstance(norm, nn.BatchNorm3d)

@@ -2,7 +2,7 @@
 
 Their I3D ResNets, published for Kinetics-400 and Something-Something-v2, have our keys. Their S3D ResNets keep the temporal
 convolution and the norm behind it as ``conv2_t`` and ``bn2_t`` beside ``conv2`` and ``bn2``; ours holds ``conv2``, ``bn2``
-and ``conv2_t`` in one unit, as ``conv2.spatial``, ``conv2.norm`` and ``conv2.temporal``, with ``bn2`` behind it. Their
+and ``conv2_t`` in one unit, as ``conv2.spatial``, ``conv2.norm.0`` and ``conv2.temporal``, with ``bn2`` behind it. Their
 training wraps the network, which puts ``module.`` in front of every key.
 """
 
@@ -18,8 +18,8 @@ from vidzoo.errors import WeightsError
 __all__ = ["from_ibm", "to_ibm"]
 
 _THEIRS = re.compile(r"(layer\d+\.\d+\.)(conv|bn)(\d)(_t)?\.(.+)")
-_OURS = re.compile(r"(layer\d+\.\d+\.)(?:conv(\d)\.(spatial|norm|temporal)|bn(\d))\.(.+)")
-_PARTS = {("conv", None): "conv{}.spatial", ("bn", None): "conv{}.norm", ("conv", "_t"): "conv{}.temporal"}
+_OURS = re.compile(r"(layer\d+\.\d+\.)(?:conv(\d)\.(spatial|norm\.0|temporal)|bn(\d))\.(.+)")
+_PARTS = {("conv", None): "conv{}.spatial", ("bn", None): "conv{}.norm.0", ("conv", "_t"): "conv{}.temporal"}
 
 
 def from_ibm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,7 +80,7 @@ def to_ibm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = key
         if match and match[2]:
             block, number, part, _, rest = match.groups()
-            name = f"{block}{'bn' if part == 'norm' else 'conv'}{number}{'_t' if part == 'temporal' else ''}.{rest}"
+            name = f"{block}{'bn' if part == 'norm.0' else 'conv'}{number}{'_t' if part == 'temporal' else ''}.{rest}"
         elif match and match[1] + match[4] in separable:
             name = f"{match[1]}bn{match[4]}_t.{match[5]}"
         theirs[name] = value

@@ -17,7 +17,7 @@ __all__ = ["from_s3d", "to_s3d"]
 
 # Theirs, ours.
 _POINT = {"0": "conv", "1": "bn"}
-_SEPARABLE = {"0.0": "conv.spatial", "0.1": "conv.norm", "1.0": "conv.temporal", "1.1": "bn"}
+_SEPARABLE = {"0.0": "conv.spatial", "0.1": "conv.norm.0", "1.0": "conv.temporal", "1.1": "bn"}
 _BRANCHES = {
     "branch0": _POINT,
     "branch1.0": _POINT,
@@ -39,7 +39,7 @@ _MODULES = {
     "classifier.1": "fc",
 }
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-_LEAVES = {"bn": _NORM, "norm": _NORM, "fc": ("weight", "bias")}
+_LEAVES = {"bn": _NORM, "0": _NORM, "fc": ("weight", "bias")}
 _OURS = {
     f"{theirs}.{leaf}": f"{ours}.{leaf}"
     for theirs, ours in _MODULES.items()

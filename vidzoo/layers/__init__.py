@@ -7,7 +7,6 @@ from vidzoo.layers.gst import GSTConv3d
 from vidzoo.layers.p3d import P3DConv3d
 from vidzoo.layers.ragged import RaggedClips, honour_lengths, lengths_of, with_lengths
 from vidzoo.layers.reparam import ReparamConv3d
-from vidzoo.layers.separable import SeparableConv3d
 from vidzoo.layers.sgs import SimilarityGuidedSampling
 from vidzoo.layers.squeeze import SqueezeExcite
 from vidzoo.layers.stdcf import STDCFConv3d
@@ -23,7 +22,6 @@ __all__ = [
     "RaggedClips",
     "ReparamConv3d",
     "STDCFConv3d",
-    "SeparableConv3d",
     "SimilarityGuidedSampling",
     "SpatioTemporalUnit",
     "SqueezeExcite",

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from vidzoo.errors import ConfigError, WeightsError
 from vidzoo.layers.conv import FullConv3d
 from vidzoo.layers.ctm import CTMBlock
+from vidzoo.layers.p3d import P3DConv3d
 from vidzoo.layers.reparam import ReparamConv3d, identity_norm_
-from vidzoo.layers.separable import SeparableConv3d
 from vidzoo.layers.stdcf import STDCFConv3d
 from vidzoo.layers.unit import Inflation, SpatioTemporalUnit, check_inflation
 from vidzoo.loading import adapt_input_conv
@@ -35,7 +35,7 @@ def init_from_2d(model: VideoResNet, state_dict: Mapping[str, Tensor], *, mode: 
         mode: how kernels that take the whole filter are inflated, see :func:`vidzoo.layers.unit.inflate`; None leaves it
             to each of them. With ``centre`` the frames of a clip get what the 2D network gives them, with ``mean`` (I3D)
             those of a static clip away from its ends; ``repeat`` (IBM's code) needs training to mend its norms. Two only
-            come near it: S3D's basic blocks, with a ReLU before the shortcut, and STDCF of fewer atoms than taps.
+            come near it: basic blocks of S3D and P3D, with a ReLU before the shortcut, and STDCF of fewer atoms than taps.
 
     Returns:
         The parameters that keep their random values, the classifier apart.
@@ -111,18 +111,19 @@ def _outermost(model: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]
     return found
 
 
-def _norm_holders(convs: Mapping[str, nn.Module]) -> dict[str, ReparamConv3d | SeparableConv3d]:
+def _norm_holders(convs: Mapping[str, nn.Module]) -> dict[str, ReparamConv3d | P3DConv3d]:
     """Units that hold the norm behind the trained convolution, by that norm's name in the 2D network."""
-    found: dict[str, ReparamConv3d | SeparableConv3d] = {}
+    found: dict[str, ReparamConv3d | P3DConv3d] = {}
     for name, conv in convs.items():
-        if isinstance(conv, SeparableConv3d) or (isinstance(conv, ReparamConv3d) and conv.last_norms()):
+        inside = isinstance(conv, P3DConv3d) and conv.holds_norm
+        if isinstance(conv, (P3DConv3d, ReparamConv3d)) and (inside or conv.last_norms()):
             found[name.replace("conv", "bn")] = conv
     return found
 
 
 def _set_inflation(convs: Mapping[str, nn.Module], mode: Inflation) -> None:
     check_inflation(mode)
-    units = [m for m in convs.values() if isinstance(m, (FullConv3d, ReparamConv3d, SeparableConv3d, STDCFConv3d))]
+    units = [m for m in convs.values() if isinstance(m, (FullConv3d, ReparamConv3d, P3DConv3d, STDCFConv3d))]
     before = [unit.inflation for unit in units]
     try:
         for unit in units:

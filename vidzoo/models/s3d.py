@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidzoo.layers.separable import SeparableConv3d
+from vidzoo.layers.p3d import P3DConv3d
 from vidzoo.models.base import CommonOptions, FeatureInfo, VideoModel, check_rates
 from vidzoo.models.tran import TORCHVISION_CFG
 from vidzoo.registry import register_model
@@ -146,7 +146,7 @@ def _point(inplanes: int, planes: int) -> ConvNorm:
 
 
 def _separable(inplanes: int, planes: int, size: int, *, stride: int = 1) -> ConvNorm:
-    return ConvNorm(SeparableConv3d(inplanes, planes, size, stride, size // 2, bias=False), planes)
+    return ConvNorm(P3DConv3d(inplanes, planes, size, stride, size // 2, bias=False, norm=True), planes)
 
 
 # Section 3.2: clips of 64 frames, 256 x 256 to a crop of 224. The paper tests on all frames of a video, torchvision on

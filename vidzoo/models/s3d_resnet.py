@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Unpack
 
-from vidzoo.layers.separable import SeparableConv3d
+from vidzoo.layers.p3d import P3DConv3d
 from vidzoo.layers.unit import UnitFactory
 from vidzoo.models.i3d import ETA, FILTER_CFG, PROGRESSIVE, THREE, Eta, inflated_resnet
 from vidzoo.models.resnet import ResNetOptions, VideoResNet
@@ -27,7 +27,7 @@ def _s3d(depth: int, t_lengths: Sequence[int], options: ResNetOptions, eta: Eta,
 
 
 def _separable(temporal: UnitFactory) -> UnitFactory:
-    return partial(SeparableConv3d, temporal=temporal)
+    return partial(P3DConv3d, norm=True, temporal=temporal)
 
 
 @register_model(cfgs=_CFGS)
