@@ -41,6 +41,7 @@ _ZERO_STAYS = {
 }
 _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__", "sub", "__sub__", "sub_", "__isub__"}
 _FRAME_BY_FRAME = {*_SUMS, "sigmoid", "batch_norm"}
+_KNOWN = _ZERO_STAYS | _FRAME_BY_FRAME
 _CHANNELS = {"split", "split_with_sizes", "chunk"}
 # They change the map or lead out of torch: refused before they run.
 _REFUSED = {"__setitem__", "numpy", "__array__", "tolist"}
@@ -70,7 +71,7 @@ class RaggedClips(Tensor):
         given = dict(kwargs or {})
         name = getattr(func, "__name__", "")
         in_place = name.endswith("_") and not name.endswith("__")
-        if name in _REFUSED or (in_place and name not in _ZERO_STAYS | _FRAME_BY_FRAME):
+        if name in _REFUSED or (in_place and name not in _KNOWN):
             raise _unknown(name)
         if name == "batch_norm" and _argument(args, given, 5, "training", False):
             raise ModelInputError(
