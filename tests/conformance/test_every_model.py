@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import vidzoo
 from vidzoo.models.base import FeatureExtractor, VideoModel
+from vidzoo.models.s3d import S3D
 
 ALL = vidzoo.list_models()
 # One small variant per family and option runs for real.
@@ -58,8 +59,9 @@ def test_shapes_features_and_head_agree(name: str) -> None:
     for found, info in zip(maps, model.feature_info, strict=True):
         batch, channels, frames, *size = found.shape
         assert (batch, channels) == (2, info.num_chs)
-        for side, given in zip(size, (96, 80), strict=True):
-            assert side in (max(given // info.reduction, 1), -(-given // info.reduction))
+        # Rounded up; S3D alone drops the last of an odd number where its weights' own network does.
+        rounded = [80 // 32 if isinstance(model, S3D) and info.reduction == 32 else -(-80 // info.reduction)]
+        assert size == [-(-96 // info.reduction), *rounded]
         most = -(-5 // info.t_reduction)
         assert 1 <= frames <= most
         assert info.adaptive or frames == most
@@ -135,7 +137,7 @@ def test_features_only_gives_the_stages_that_feature_info_describes(name: str) -
             assert torch.equal(found, expected[index])
             assert found.shape[1] == info.num_chs
     kept = sum(p.numel() for p in FeatureExtractor(copy.deepcopy(whole), (1,)).parameters())
-    assert kept < 0.4 * sum(p.numel() for p in whole.parameters())
+    assert kept < 0.3 * sum(p.numel() for p in whole.parameters())
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -335,12 +335,16 @@ class FeatureExtractor(nn.Module):
         self.pretrained_cfg = model.pretrained_cfg
         model.reset_classifier(0)
         last = self.feature_info[-1].module if self.feature_info else ""
-        passed = False
+        passed, used = False, set()
         for name, _ in list(model._walk()):
             if passed:
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, nn.Identity())
+            used.add(name.partition(".")[0])
             passed = passed or name == last
+        for name, _ in list(model.named_children()):
+            if name not in used:  # what the head has beside its classifier
+                setattr(model, name, nn.Identity())
         self.model = model
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
