@@ -33,6 +33,7 @@ from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import get_pretrained_cfg, register_model
 
 __all__ = [
+    "SamplerChoices",
     "SamplerOptions",
     "SamplerSwitches",
     "c2d_pool_r18_atfr",
@@ -54,18 +55,9 @@ After = Literal["stem", "res2", "res3", "res4"]
 PAPER = "3D CNNs with Adaptive Temporal Feature Resolutions, CVPR 2021"
 
 
-class SamplerSwitches(TypedDict, total=False):
-    """What samplers have in common wherever they stand.
+class SamplerChoices(TypedDict, total=False):
+    """Options of :class:`vidzoo.layers.sgs.SimilarityGuidedSampling` that samplers share wherever they stand."""
 
-    ``released``: the module of the authors' code rather than the paper's (hidden width C // 2, distance to the clip's
-    mean, gradient through the range, a margin of 1e-7). ``embed_norm``: batch norm on the embeddings, by default as in
-    the authors' code; the paper does not mention it, but without it the frames of an untrained network are so much
-    alike that nearly all of them share a bin. The others are those of
-    :class:`vidzoo.layers.sgs.SimilarityGuidedSampling`.
-    """
-
-    released: bool
-    embed_norm: bool
     embed_dim: int
     hidden: int
     activation: Literal["relu", "silu", "none"]
@@ -78,6 +70,19 @@ class SamplerSwitches(TypedDict, total=False):
     margin: float
     threshold: float
     static: Literal["keep", "literal"]
+
+
+class SamplerSwitches(SamplerChoices, total=False):
+    """What a network says of its samplers, bins and blocks apart.
+
+    ``released``: the module of the authors' code rather than the paper's (hidden width C // 2, distance to the clip's
+    mean, gradient through the range, a margin of 1e-7). ``embed_norm``: batch norm on the embeddings, by default as in
+    the authors' code; the paper does not mention it, but without it the frames of an untrained network are so much
+    alike that nearly all of them share a bin.
+    """
+
+    released: bool
+    embed_norm: bool
 
 
 class SamplerOptions(SamplerSwitches, total=False):
@@ -97,7 +102,13 @@ class SampledResNetOptions(ResNetOptions, SamplerOptions, total=False):
 
 
 def make_sampler(
-    channels: int, *, released: bool = False, embed_norm: bool = True, **options: Any
+    channels: int,
+    *,
+    bins: int | tuple[int, ...] | None = None,
+    block: int | None = None,
+    released: bool = False,
+    embed_norm: bool = True,
+    **options: Unpack[SamplerChoices],
 ) -> SimilarityGuidedSampling:
     """The sampler over ``channels`` that :class:`SamplerOptions`, ``after`` apart, describe.
 
@@ -105,9 +116,15 @@ def make_sampler(
         ConfigError: an option outside its values.
     """
     if released:
-        authors = {"similarity": "mean_distance", "hidden": max(channels // 2, 1), "detach_range": False}
-        options = {**authors, "margin": 1e-7, "threshold": 0.0, **options}
-    return SimilarityGuidedSampling(channels, norm=embed_norm, **options)
+        authors: SamplerChoices = {
+            "similarity": "mean_distance",
+            "hidden": max(channels // 2, 1),
+            "detach_range": False,
+            "margin": 1e-7,
+            "threshold": 0.0,
+        }
+        options = {**authors, **options}
+    return SimilarityGuidedSampling(channels, bins=bins, block=block, norm=embed_norm, **options)
 
 
 def _place(model: Host, *, after: After = "res2", **options: Any) -> Host:
