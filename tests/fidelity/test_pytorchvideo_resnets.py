@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import vidzoo
+from fidelity.networks import lively
 from vidzoo.convert.pytorchvideo.resnet import from_resnet, to_resnet
 from vidzoo.errors import WeightsError
 
@@ -43,19 +44,6 @@ def _theirs(name: str, **options: Any) -> nn.Module:
     return net
 
 
-def _lively(net: nn.Module) -> nn.Module:
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias)
-    return net
-
-
 def _cost(build: Callable[[], nn.Module], frames: int, size: int) -> tuple[int, int]:
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         net = build().eval()
@@ -69,7 +57,7 @@ def test_their_weights_give_their_logits(pair: Pair) -> None:
     options: dict[str, Any] = {"model_num_class": 7}
     if pair.theirs != "slow_r50":  # its hub function fixes the kernel of its head itself
         options["head_pool_kernel_size"] = (pair.left, 2, 2)
-    theirs = _lively(_theirs(pair.theirs, **options)).double()
+    theirs = lively(_theirs(pair.theirs, **options)).double()
     if pair.theirs == "slow_r50":
         theirs.blocks[-1].pool = nn.AvgPool3d((pair.left, 2, 2), stride=1)
     ours = vidzoo.create_model(pair.ours, num_classes=7).double().eval()

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import vidzoo
+from fidelity.networks import count_macs, lively
 from vidzoo.convert.pytorchvideo.slowfast import from_slowfast, to_slowfast
 from vidzoo.errors import WeightsError
 
@@ -55,23 +55,8 @@ def _packed(x: Tensor, alpha: int) -> list[Tensor]:
     return [x.index_select(2, index.to(x.device)), x]
 
 
-def _lively(net: nn.Module) -> nn.Module:
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias)
-    return net
-
-
 def _cost(net: nn.Module, clip: Tensor | list[Tensor]) -> tuple[int, int]:
-    with FlopCounterMode(display=False) as counter:
-        net.eval()(clip)
-    return sum(value.numel() for value in net.parameters()), counter.get_total_flops() // 2
+    return sum(value.numel() for value in net.parameters()), count_macs(net, clip)
 
 
 @torch.no_grad()
@@ -79,7 +64,7 @@ def _assert_equal_logits(theirs: nn.Module, name: str, alpha: int) -> None:
     frames = 2 * alpha
     pools = [nn.AvgPool3d((length, 2, 2), stride=1) for length in (2, frames)]
     theirs.blocks[5].pool = nn.ModuleList(pools)  # type: ignore[index]
-    _lively(theirs).double()
+    lively(theirs).double()
     ours = vidzoo.create_model(name, num_classes=400).double().eval()
     ours.load_state_dict(from_slowfast(theirs.state_dict()))
     x = torch.randn(2, 3, frames, 64, 48, dtype=torch.float64)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from fidelity.networks import count_macs
 from vidzoo.convert.pytorchvideo.x3d import from_x3d, to_x3d
 from vidzoo.errors import WeightsError
 from vidzoo.models.x3d import X3D, x3d_l, x3d_m, x3d_s, x3d_xl, x3d_xs
@@ -134,7 +134,7 @@ def test_size_and_cost_are_theirs_and_those_that_atfr_prints(
     ours, factors = NETWORKS[name]
     with torch.device("meta"):
         pair = ours(), create_x3d(input_clip_length=frames, input_crop_size=crop, **factors)
-        macs = [_macs(net, torch.empty(1, 3, frames, crop, crop)) for net in pair]
+        macs = [count_macs(net, torch.empty(1, 3, frames, crop, crop)) for net in pair]
     assert [sum(value.numel() for value in net.parameters()) for net in pair] == [parameters] * 2
     assert macs[0] == macs[1]
     # The paper rounds some of its figures and cuts others off.
@@ -190,9 +190,3 @@ def test_a_network_that_theirs_has_no_place_for_is_refused() -> None:
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {key: value.shape for key, value in weights.items()}
-
-
-def _macs(net: nn.Module, x: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
-        net.eval()(x)
-    return counter.get_total_flops() // 2

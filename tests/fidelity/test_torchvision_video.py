@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from fidelity.networks import count_macs
 from vidzoo.convert.torchvision import from_s3d, to_s3d
 from vidzoo.errors import WeightsError
 from vidzoo.loading import load_weights
@@ -161,7 +161,7 @@ def test_size_and_cost_are_those_that_torchvision_publishes(name: str) -> None:
     meta = getattr(video, WEIGHTS[name]).DEFAULT.meta
     with torch.device("meta"):
         pair = OURS[name](), getattr(video, name)(weights=None)
-        macs = [_macs(net, torch.empty(1, 3, frames, crop, crop)) for net in pair]
+        macs = [count_macs(net, torch.empty(1, 3, frames, crop, crop)) for net in pair]
     assert [sum(value.numel() for value in net.parameters()) for net in pair] == [meta["num_params"]] * 2
     assert macs[0] == macs[1]
     assert round(macs[0] / 1e9, 3) == meta["_ops"]
@@ -170,7 +170,7 @@ def test_size_and_cost_are_those_that_torchvision_publishes(name: str) -> None:
 def test_on_long_clips_s3d_saves_the_classifier_of_all_windows_but_one() -> None:
     with torch.device("meta"):
         pair = s3d(), video.s3d(weights=None)
-        ours, theirs = (_macs(net, torch.empty(1, 3, 64, 224, 224)) for net in pair)
+        ours, theirs = (count_macs(net, torch.empty(1, 3, 64, 224, 224)) for net in pair)
     windows = 64 // 8 - 1
     assert theirs - ours == 400 * 1024 * (windows - 1)
 
@@ -240,9 +240,3 @@ def test_a_network_that_theirs_has_no_place_for_is_refused() -> None:
 
 def _shapes(weights: Mapping[str, Any]) -> dict[str, torch.Size]:
     return {key: value.shape for key, value in weights.items()}
-
-
-def _macs(net: nn.Module, x: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
-        net.eval()(x)
-    return counter.get_total_flops() // 2
