@@ -17,13 +17,14 @@ import shlex
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import vidzoo
 from vidzoo.checkpoint import sha256_of
 from vidzoo.cli import main as command
 from vidzoo.data.listing import scan, split
 from vidzoo.evaluation import evaluate
+from vidzoo.saving import save_tensors
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE / "weizmann.toml"
@@ -115,7 +116,7 @@ def report(out: Path) -> None:
     trained = load_file(out / "final" / "model.safetensors")
     half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in trained.items()}
     WEIGHTS.parent.mkdir(exist_ok=True)
-    save_file(half, WEIGHTS, metadata={"format": "pt", "vidzoo_version": vidzoo.__version__})
+    save_tensors(half, WEIGHTS, {"format": "pt", "vidzoo_version": vidzoo.__version__})
     WEIGHTS.chmod(0o644)
     results["sha256"] = sha256_of(WEIGHTS)
     if RESULTS.is_file():

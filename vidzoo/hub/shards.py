@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vidzoo.checkpoint import read_state_dict
 from vidzoo.errors import HubError, WeightsError
+from vidzoo.saving import save_tensors
 
 __all__ = ["INDEX", "is_shard", "merge_shards", "read_index", "write_shards"]
 
@@ -70,7 +71,7 @@ def merge_shards(index: Path) -> Path:
     try:
         folder = Path(tempfile.mkdtemp(prefix="vidzoo-merged-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        _save(tensors, folder / "model.safetensors", {"format": "pt"})
+        save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
     except OSError as error:
         raise HubError(f"the shards of {index.parent} cannot be merged in {tempfile.gettempdir()}: {error}") from error
     return folder / "model.safetensors"
@@ -92,7 +93,7 @@ def write_shards(
         OSError: a file cannot be written.
     """
     if max_shard_size is None:
-        _save(dict(tensors), folder / name, metadata)
+        save_tensors(tensors, folder / name, metadata)
         return [name]
     from huggingface_hub import split_torch_state_dict_into_shards
 
@@ -101,18 +102,8 @@ def write_shards(
     except ValueError as error:
         raise HubError(f"max_shard_size={max_shard_size!r} is not a size: give bytes, or a text like '2GB'") from error
     for file, names in plan.filename_to_tensors.items():
-        _save({key: tensors[key] for key in names}, folder / file, metadata)
+        save_tensors({key: tensors[key] for key in names}, folder / file, metadata)
     if plan.is_sharded:
         index = {"metadata": {"total_size": plan.metadata["total_size"]}, "weight_map": dict(plan.tensor_to_filename)}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return list(plan.filename_to_tensors)
-
-
-def _save(tensors: dict[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file(tensors, file, metadata=dict(metadata))
-    except SafetensorError as error:  # it wraps the system's error in its own
-        raise OSError(str(error)) from error
