@@ -25,13 +25,20 @@ def _same(found: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "container", [None, "state_dict", "model_state", "model", "state_dict_ema", "model_state_dict"]
+    "container", [None, "state_dict", "model_state", "model", "state_dict_ema", "model_ema", "model_state_dict"]
 )
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "module.base_model."])
 def test_containers_and_wrapper_prefixes_are_removed(tmp_path: Path, container: str | None, prefix: str) -> None:
     content: dict[str, object] = {prefix + key: value for key, value in WEIGHTS.items()}
     torch.save({container: content, "epoch": 3} if container else content, tmp_path / "x.pth")
     assert _same(read_state_dict(tmp_path / "x.pth"))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model."])
+def test_a_prefix_that_one_key_lacks_stays(tmp_path: Path, prefix: str) -> None:
+    content = {f"{prefix}a": torch.zeros(1), "b": torch.zeros(1)}
+    torch.save(content, tmp_path / "x.pth")
+    assert read_state_dict(tmp_path / "x.pth").keys() == content.keys()
 
 
 def test_averaged_weights_are_preferred_to_the_last_ones(tmp_path: Path) -> None:
@@ -58,10 +65,15 @@ def test_one_flipped_bit_is_caught_by_the_hash(tmp_path: Path) -> None:
         read_state_dict(path, sha256=good)
 
 
-def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int, zipped: bool
+) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"state_dict": WEIGHTS, "args": _Evil()}, "x.pth")
-    with pytest.raises(WeightsError, match="could execute code"):
+    content = {"state_dict": WEIGHTS, "args": _Evil()}
+    torch.save(content, "x.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match=r"asks for (posix|nt)\.mkdir, and loading that could execute code"):
         read_state_dict("x.pth")
     assert not Path("executed").exists()
 

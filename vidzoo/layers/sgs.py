@@ -154,6 +154,7 @@ class SimilarityGuidedSampling(nn.Module):
         self.margin = margin
         self.threshold = threshold
         self.static = static
+        self.last_relu = False  # True where it does the last ReLU of the stage in front, as in the released code
         self._bins = _bins_of(similarity, bins)
         if isinstance(self._bins, int | None):
             self.embed_dim = 8 if embed_dim is None else embed_dim
@@ -194,7 +195,7 @@ class SimilarityGuidedSampling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         assignment = self.assign(x)
         out = _weighted_sums(x, assignment.kept().to(x.dtype))  # (B, C, B', H, W)
-        return with_lengths(out, assignment.lengths)
+        return with_lengths(torch.relu(out) if self.last_relu else out, assignment.lengths)
 
     def assign(self, x: Tensor) -> Assignment:
         """The bins of ``(B, C, T, H, W)``, without the frames that they make."""

@@ -25,10 +25,12 @@ from vidzoo.models import (
 from vidzoo.models.base import FeatureExtractor, FeatureInfo, VideoModel
 from vidzoo.models.inflation import init_from_2d
 from vidzoo.models.resnet import VideoResNet
+from vidzoo.models.start import StartReport, start_from
 
 __all__ = [
     "FeatureExtractor",
     "FeatureInfo",
+    "StartReport",
     "VideoModel",
     "VideoResNet",
     "atfr",
@@ -49,6 +51,7 @@ __all__ = [
     "slow",
     "slowfast",
     "slowfast_atfr",
+    "start_from",
     "stdcf",
     "tran",
     "x3d",

@@ -68,6 +68,7 @@ class BasicBlock(nn.Module):
         self.bn2 = _norm(self.conv2, planes)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.downsample = _shortcut(inplanes, planes, stride)
+        self.last_relu = True  # False where a sampler does it
 
     def last_norms(self) -> list[nn.BatchNorm3d]:
         """The norms that the residual branch ends with."""
@@ -77,7 +78,8 @@ class BasicBlock(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
-        return self.relu(self.drop_path(x) + shortcut)
+        x = self.drop_path(x) + shortcut
+        return self.relu(x) if self.last_relu else x
 
 
 class Bottleneck(nn.Module):
@@ -113,6 +115,7 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm3d(outplanes)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.downsample = _shortcut(inplanes, outplanes, stride)
+        self.last_relu = True  # False where a sampler does it
 
     def last_norms(self) -> list[nn.BatchNorm3d]:
         """The norms that the residual branch ends with."""
@@ -123,7 +126,8 @@ class Bottleneck(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
-        return self.relu(self.drop_path(x) + shortcut)
+        x = self.drop_path(x) + shortcut
+        return self.relu(x) if self.last_relu else x
 
 
 @dataclass(frozen=True)
