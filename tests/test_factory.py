@@ -160,8 +160,8 @@ def test_what_does_not_exist_is_one_sentence_with_the_nearest() -> None:
         vidzoo.create_model("gst_r18.kinetics")
     with pytest.raises(UnknownOptionError, match="did you mean 'drop_rate'"):
         vidzoo.create_model("gst_r18", droprate=0.5)
-    with pytest.raises(WeightsError, match="no published weights for c3d_r101"):
-        vidzoo.create_model("c3d_r101", pretrained=True)
+    with pytest.raises(WeightsError, match="no published weights for x3d_xl"):
+        vidzoo.create_model("x3d_xl", pretrained=True)
     with pytest.raises(HubError, match="nowhere"):
         vidzoo.create_model("local-dir:nowhere")
 

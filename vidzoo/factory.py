@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vidzoo import hub
 from vidzoo.checkpoint import read_state_dict
+from vidzoo.donors import prepare
 from vidzoo.errors import ConfigError, WeightsError
 from vidzoo.loading import load_weights
 from vidzoo.models.base import FeatureExtractor, VideoModel
@@ -95,7 +96,8 @@ def create_model(
         features_only: return a network that gives the maps of the stages in ``out_indices`` (all of them if left out).
         checkpoint_path: the user's own weights, a safetensors or torch file in this model's keys, instead of
             published ones. They are loaded strictly; when ``num_classes`` is left out it is read from the file.
-        cache_dir, token, local_files_only: for ``hf-hub:`` sources, as in ``huggingface_hub``.
+        cache_dir, token, local_files_only: for ``hf-hub:`` sources, as in ``huggingface_hub``, and for donors: weights of
+            the zoo that are made from another project's checkpoint when they are first asked for.
         pretrained_cfg_overlay: fields of the :class:`~vidzoo.pretrained.VideoCfg` to change.
         options: the architecture's own options, see :func:`vidzoo.model_options`; those that are None are left out.
 
@@ -103,7 +105,7 @@ def create_model(
         UnknownModelError, UnknownTagError, UnknownOptionError: with the nearest names that exist.
         ConfigError: a value that this architecture cannot have.
         WeightsError: there are no weights, or they do not fit exactly; nothing is ever loaded in part.
-        HubError: a Hub repository or a local folder that cannot be read.
+        HubError: a Hub repository, a donor or a local folder that cannot be read.
     """
     if out_indices is not None and not features_only:
         raise ConfigError("out_indices needs features_only=True")
@@ -149,7 +151,8 @@ def create_model(
         cfg = cfg.replace(**_classes_of(state_dict, cfg))
         options["num_classes"] = cfg.num_classes if num_classes is None else num_classes
     elif pretrained:
-        weights, cfg = (weights, cfg) if source else _published(cfg, model_name, cache_dir, token, local_files_only)
+        if not source:
+            weights, cfg = _published(cfg, model_name, options, cache_dir, token, local_files_only)
         if weights is None:
             raise WeightsError(f"{model_name} has a config but no weights: use pretrained=False for a fresh network")
         where, state_dict = str(weights), read_state_dict(weights, sha256=cfg.sha256)
@@ -196,13 +199,21 @@ def _has_computed_buffers(model: nn.Module) -> bool:
 
 
 def _published(
-    cfg: VideoCfg, model_name: str, cache_dir: str | Path | None, token: str | None, local_files_only: bool
+    cfg: VideoCfg,
+    model_name: str,
+    options: Mapping[str, Any],
+    cache_dir: str | Path | None,
+    token: str | None,
+    local_files_only: bool,
 ) -> tuple[Path | None, VideoCfg]:
     if cfg.file:
         return hub.embedded(cfg.file), cfg
     if cfg.hf_hub_id:
         folder = hub.fetch(cfg.hf_hub_id, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         return folder.weights, cfg.replace(sha256=cfg.sha256 or folder.cfg.sha256)
+    if cfg.donor:
+        file, provenance = prepare(cfg, options, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        return file, cfg.replace(provenance=provenance)
     arch = split_model_name_tag(model_name)[0]
     family = arch.split("_")[0]
     others = list_pretrained(f"{family}*") or list_pretrained()

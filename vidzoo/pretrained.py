@@ -73,6 +73,15 @@ class VideoCfg:
     hf_hub_id: str = ""
     """``org/name`` or ``org/name@revision`` on the Hugging Face Hub."""
     sha256: str = ""
+    donor: str = ""
+    """Somebody else's checkpoint that these weights are made from when they are first asked for: ``timm:NAME`` for a 2D
+    backbone that timm knows, or the address of a file."""
+    donor_layout: str = ""
+    """Which conversion reads it: a name in ``vidzoo.convert.LAYOUTS``."""
+    donor_sha256: str = ""
+    """The donor's sha256, or the start of it where its publisher gives no more."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """How weights that were made from a donor came about: its address, revision and hash, the conversion, the version."""
     source: str = ""
     """The code or publication that the weights stem from."""
     license: str = ""
@@ -132,7 +141,7 @@ class VideoCfg:
     @property
     def has_weights(self) -> bool:
         """Whether there is a place that weights can be loaded from."""
-        return bool(self.file or self.hf_hub_id)
+        return bool(self.file or self.hf_hub_id or self.donor)
 
     def replace(self, **changes: Any) -> VideoCfg:
         """A copy with some fields changed.

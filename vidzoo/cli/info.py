@@ -126,6 +126,7 @@ def _weights(cfg: VideoCfg) -> dict[str, Any]:
         "num_classes": cfg.num_classes,
         "class_names": list(cfg.class_names),
         "metrics": dict(cfg.metrics),
+        "donor": cfg.donor,
         "license": cfg.license,
         "source": cfg.source,
         "origin_url": cfg.origin_url,
@@ -222,7 +223,10 @@ def _text(found: dict[str, Any]) -> str:
     ]
     if found["built_with"]:
         lines += ["", "built with", table([(key, str(value)) for key, value in found["built_with"].items()])]
+    usable = any(weights["available"] for weights in found["weights"])
     for weights in found["weights"]:
+        if usable and not weights["available"]:
+            continue
         lines += ["", f"{'weights' if weights['available'] else 'no published weights:'} {weights['name']}"]
         lines.append(table(_weights_rows(weights)))
     return "\n".join(lines)
@@ -235,9 +239,11 @@ def _weights_rows(weights: dict[str, Any]) -> list[tuple[str, str]]:
         learnt = f"{weights['num_classes']} classes{of}"
         rows.append(("knows", learnt if weights["is_classifier"] else "no actions yet: fine-tune it"))
     names = weights["class_names"]
-    if names:
+    if names and weights["is_classifier"]:
         rows.append(("classes", ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")))
     rows += [(key, f"{value:g}") for key, value in weights["metrics"].items()]
+    if weights.get("donor"):
+        rows.append(("made from", f"{weights['donor']}, when first used"))
     for key in ("license", "source", "origin_url", "paper", "description"):
         if weights[key]:
             rows.append((key.replace("_url", ""), weights[key]))

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import html
-import json
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from vidzoo.hub.citations import bibtex
+from vidzoo.hub.markdown import quoted, slug, table, text
 from vidzoo.pretrained import VideoCfg
 
-__all__ = ["model_card"]
+if TYPE_CHECKING:
+    from vidzoo.profiling import Profile
+
+__all__ = ["INITIALISATION", "MACS", "citation", "input_rows", "model_card", "timm_id"]
+
+INITIALISATION = "This is an initialisation, not an action classifier"
+MACS = (
+    "GMAC: billions of multiply-adds of convolutions, linear layers and matrix products; norms, activation functions, "
+    "pooling and additions are free."
+)
 
 # Those SPDX identifiers that the Hub knows as values of `license`.
 _LICENSES = frozenset(
@@ -33,6 +41,7 @@ def model_card(
     model_args: Mapping[str, Any] | None = None,
     load_as: str = "local-dir:FOLDER",
     base_model: str = "",
+    costs: Profile | None = None,
 ) -> str:
     """Markdown with the YAML front matter that the Hub reads.
 
@@ -42,20 +51,23 @@ def model_card(
             that ``cfg.metrics`` has besides are listed as reported.
         model_args: the options that the architecture was built with.
         load_as: what ``create_model`` takes to load it.
-        base_model: Hub id of the model that this one was fine-tuned from.
+        base_model: Hub id of the model that this one was fine-tuned from; left out, a donor of timm is named.
+        costs: what one clip costs (:func:`vidzoo.profile`); left out, the card says nothing about it.
     """
     name, measured = model_name or cfg.name, dict(metrics or {})
     reported = {key: value for key, value in cfg.metrics.items() if key not in measured}
     sections = [
-        _front_matter(cfg, name, measured, base_model),
-        f"# {_text(name)}",
+        _front_matter(cfg, name, measured, base_model or timm_id(cfg)),
+        f"# {text(name)}",
         _what(cfg, base_model),
-        "## Input\n\n" + _input(cfg),
+        "## Input\n\n" + table(("", ""), input_rows(cfg)),
         "## Classes\n\n" + _classes(cfg),
+        *(["## Size and cost\n\n" + _costs(costs)] if costs else []),
         "## Figures\n\n" + _figures(cfg, measured, reported),
         "## Use\n\n" + _use(cfg, load_as, model_args or {}),
         "## Limits\n\n" + _limits(cfg),
         "## Origin and licence\n\n" + _origin(cfg),
+        *(["## Citation\n\n" + citation(cfg.paper)] if cfg.paper else []),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -64,27 +76,27 @@ def _front_matter(cfg: VideoCfg, name: str, measured: Mapping[str, float], base_
     lines = ["---", "library_name: vidzoo", "pipeline_tag: video-classification", *_license(cfg)]
     lines += ["tags:", "- vidzoo", "- action-recognition", "- video"]
     if cfg.architecture:
-        lines.append(f"- {_quoted(cfg.architecture)}")
+        lines.append(f"- {quoted(cfg.architecture)}")
     if cfg.dataset:
-        lines += ["datasets:", f"- {_quoted(_slug(cfg.dataset))}"]
+        lines += ["datasets:", f"- {quoted(slug(cfg.dataset))}"]
     if base_model:
-        lines.append(f"base_model: {_quoted(base_model.partition('@')[0])}")
+        lines.append(f"base_model: {quoted(base_model.partition('@')[0])}")
     if measured:
         data = cfg.dataset or "unnamed"
         lines += [
             "model-index:",
-            f"- name: {_quoted(name)}",
+            f"- name: {quoted(name)}",
             "  results:",
             "  - task:",
             "      type: video-classification",
             "    dataset:",
-            f"      type: {_quoted(_slug(data))}",
-            f"      name: {_quoted(data)}",
+            f"      type: {quoted(slug(data))}",
+            f"      name: {quoted(data)}",
             "    metrics:",
         ]
         for key, value in measured.items():
-            kind, title = _METRICS.get(key, (_slug(key), key))
-            lines += [f"    - type: {_quoted(kind)}", f"      name: {_quoted(title)}", f"      value: {float(value)!r}"]
+            kind, title = _METRICS.get(key, (slug(key), key))
+            lines += [f"    - type: {quoted(kind)}", f"      name: {quoted(title)}", f"      value: {float(value)!r}"]
     return "\n".join([*lines, "---"])
 
 
@@ -93,27 +105,37 @@ def _license(cfg: VideoCfg) -> list[str]:
         return ["license: unknown"]
     if cfg.license.lower() in _LICENSES:
         return [f"license: {cfg.license.lower()}"]
-    link = [f"license_link: {_quoted(cfg.origin_url)}"] if cfg.origin_url else []
-    return ["license: other", f"license_name: {_quoted(_slug(cfg.license))}", *link]
+    link = [f"license_link: {quoted(cfg.origin_url)}"] if cfg.origin_url else []
+    return ["license: other", f"license_name: {quoted(slug(cfg.license))}", *link]
 
 
 def _what(cfg: VideoCfg, base_model: str) -> str:
     task = (
-        f"tells {cfg.num_classes} classes of short videos apart"
-        if cfg.is_classifier and cfg.num_classes
-        else "gives features of short videos"
+        "gives features of short videos"
         if not cfg.num_classes
-        else "is an initialisation for fine-tuning, its head has not learnt to name actions"
+        else f"tells {cfg.num_classes} classes of short videos apart"
+        if cfg.is_classifier
+        else "is a start for fine-tuning"
     )
-    trained = f", trained on {_text(cfg.dataset)}" if cfg.dataset else ""
+    learnt = "trained" if cfg.is_classifier else "with weights trained"
+    trained = f", {learnt} on {text(cfg.dataset)}" if cfg.dataset else ""
+    donor = _made_from(cfg, "donor")
+    made = f", made from `{text(donor)}`" if donor else ""
     tuned = (
         f", fine-tuned from [{base_model}](https://huggingface.co/{base_model.partition('@')[0]})" if base_model else ""
     )
-    first = f"A `{cfg.architecture}` of vidzoo that {task}{trained}{tuned}."
-    return "\n\n".join(part for part in (first, _text(cfg.description)) if part)
+    first = f"A `{cfg.architecture}` of vidzoo that {task}{trained}{made}{tuned}."
+    warning = (
+        ""
+        if cfg.is_classifier
+        else f"**{INITIALISATION}**: it has not learnt to name actions. Fine-tune it on videos first; "
+        "`vidzoo predict` refuses to name classes from it."
+    )
+    return "\n\n".join(part for part in (first, warning, text(cfg.description)) if part)
 
 
-def _input(cfg: VideoCfg) -> str:
+def input_rows(cfg: VideoCfg) -> list[tuple[str, str]]:
+    """How a clip is fed to the weights of ``cfg``: what, and in words."""
     rate = "its own frame rate" if cfg.fps is None else f"{cfg.fps:g} frames per second"
     if cfg.sampling == "segments":
         taken = f"{cfg.num_frames} frames, one from each of {cfg.num_frames} equal parts of the video"
@@ -121,7 +143,7 @@ def _input(cfg: VideoCfg) -> str:
         taken = f"{cfg.num_frames} frames, every {_ordinal(cfg.temporal_stride)} one at {rate}"
     height, width = cfg.eval_crop_size
     less = "; the mean frame of the clip is subtracted" if cfg.subtract_clip_mean else ""
-    rows = [
+    return [
         ("clip", taken),
         ("frame", f"shorter side to {cfg.short_side} ({cfg.interpolation}), crop of {height} x {width}"),
         ("views", f"{cfg.num_clips} x {cfg.num_crops} (clips x crops), softmax scores averaged"),
@@ -130,25 +152,28 @@ def _input(cfg: VideoCfg) -> str:
         ("standard deviation", ", ".join(f"{value:g}" for value in cfg.std)),
         ("tensor", f"`({cfg.num_clips * cfg.num_crops}, {cfg.in_chans}, {cfg.num_frames}, {height}, {width})`, float"),
     ]
-    return _table(("", ""), rows)
 
 
 def _classes(cfg: VideoCfg) -> str:
     if not cfg.num_classes:
         return "None: the model has no head and returns its pooled features."
+    if not cfg.is_classifier:
+        left = f", left from {text(cfg.dataset)}," if cfg.dataset and cfg.class_names else ""  # else the head is new
+        return f"None yet: its {cfg.num_classes} outputs{left} do not name actions."
     if not cfg.class_names:
         return f"{cfg.num_classes}, without names."
-    names = ", ".join(_text(name) for name in cfg.class_names)
+    names = ", ".join(text(name) for name in cfg.class_names)
     if len(cfg.class_names) <= 30:
         return names + "."
     return f"<details><summary>{cfg.num_classes} classes</summary>\n\n{names}.\n\n</details>"
 
 
 def _figures(cfg: VideoCfg, measured: Mapping[str, float], reported: Mapping[str, float]) -> str:
-    rows = [(_text(_title(key)), f"{float(value):g}", "measured") for key, value in measured.items()]
-    origin = f"reported by {_text(cfg.source)}" if cfg.source else "reported"
-    rows += [(_text(_title(key)), f"{float(value):g}", origin) for key, value in reported.items()]
-    return _table(("figure", "value", "from"), rows) if rows else "None have been measured."
+    rows = [(text(_title(key)), f"{float(value):g}", "measured") for key, value in measured.items()]
+    origin = f"reported by {text(cfg.source)}" if cfg.source else "reported"
+    origin += ", not measured by vidzoo" if cfg.donor else ""
+    rows += [(text(_title(key)), f"{float(value):g}", origin) for key, value in reported.items()]
+    return table(("figure", "value", "from"), rows) if rows else "None have been measured."
 
 
 def _use(cfg: VideoCfg, load_as: str, model_args: Mapping[str, Any]) -> str:
@@ -156,7 +181,7 @@ def _use(cfg: VideoCfg, load_as: str, model_args: Mapping[str, Any]) -> str:
     shape = f"(1, {cfg.in_chans}, {cfg.num_frames}, {height}, {width})"
     out = f"(1, {cfg.num_classes}) logits" if cfg.num_classes else "(1, num_features)"
     # A name of the zoo gives fresh weights unless it is told otherwise; a folder or a repository is its weights.
-    given = _quoted(load_as) if ":" in load_as else f"{_quoted(load_as)}, pretrained=True"
+    given = quoted(load_as) if ":" in load_as else f"{quoted(load_as)}, pretrained=True"
     code = (
         "```python\n"
         "import torch\n"
@@ -181,8 +206,9 @@ def _limits(cfg: VideoCfg) -> str:
         )
     else:
         lines.append("It must be trained on a task before its output means anything.")
-    where = f"videos like those of {_text(cfg.dataset)}" if cfg.dataset else "videos like those that it was trained on"
-    lines.append(f"Its figures hold for {where}; on others it has to be measured first.")
+    if cfg.is_classifier:
+        where = f"those of {text(cfg.dataset)}" if cfg.dataset else "those that it was trained on"
+        lines.append(f"Its figures hold for videos like {where}; on others it has to be measured first.")
     if cfg.sampling == "segments":
         lines.append(
             "Frames are spread over the whole video: in a long one a short action falls between them, so cut it first."
@@ -199,19 +225,48 @@ def _limits(cfg: VideoCfg) -> str:
 
 
 def _origin(cfg: VideoCfg) -> str:
+    license = text(cfg.license) or "not stated: ask whoever made them before you pass them on"
     rows = [
-        ("weights from", _text(cfg.source)),
-        ("address", _text(cfg.origin_url)),
-        ("paper", _text(cfg.paper)),
-        ("data", _text(cfg.dataset)),
-        ("licence of the weights", _text(cfg.license) or "not stated: ask whoever made them before you pass them on"),
+        ("weights from", text(cfg.source)),
+        ("address", text(cfg.origin_url)),
+        ("donor", text(_made_from(cfg, "donor"))),
+        ("revision of the donor", text(_made_from(cfg, "donor_revision"))),
+        ("sha256 of the donor", text(_made_from(cfg, "donor_sha256"))),
+        ("conversion", text(_made_from(cfg, "conversion"))),
+        ("seed of what the donor lacks", text(_made_from(cfg, "seed"))),
+        ("vidzoo that converted it", text(_made_from(cfg, "vidzoo_version"))),
+        ("paper", text(cfg.paper)),
+        ("data", text(cfg.dataset)),
+        ("licence of the weights", license),
     ]
-    return _table(("", ""), [row for row in rows if row[1]])
+    return table(("", ""), [row for row in rows if row[1]])
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+def _made_from(cfg: VideoCfg, key: str) -> str:
+    """What is known of the donor: what was found when it was converted, else what the cfg expects."""
+    expected = {"donor": cfg.donor, "donor_sha256": cfg.donor_sha256, "conversion": cfg.donor_layout}
+    return str(cfg.provenance.get(key) or expected.get(key, ""))
+
+
+def timm_id(cfg: VideoCfg) -> str:
+    """The Hub id of the timm model whose weights these were made from; empty for any other donor."""
+    library, _, name = _made_from(cfg, "donor").partition(":")
+    return f"timm/{name}" if library == "timm" else ""
+
+
+def citation(paper: str) -> str:
+    """BibTeX of the papers named in ``paper``; the text itself where none is known."""
+    entries = bibtex(paper)
+    return f"```bibtex\n{entries}\n```" if entries else f"{text(paper)}."
+
+
+def _costs(costs: Profile) -> str:
+    rows = [
+        ("parameters", f"{costs.params / 1e6:.2f} M"),
+        ("one clip (channels x frames x height x width)", " x ".join(map(str, costs.input_size))),
+        ("GMAC", f"{costs.macs / 1e9:.2f}{', of a clip of noise: it depends on the clip' if costs.measured else ''}"),
+    ]
+    return table(("", ""), rows) + f"\n\n{MACS}"
 
 
 def _title(key: str) -> str:
@@ -220,19 +275,3 @@ def _title(key: str) -> str:
 
 def _ordinal(n: int) -> str:
     return "single" if n == 1 else "second" if n == 2 else "third" if n == 3 else f"{n}th"
-
-
-def _slug(text: str) -> str:
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", text):  # a Hub id already
-        return text
-    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-") or "unnamed"
-
-
-def _quoted(text: str) -> str:
-    """A YAML scalar: a JSON string is one, apart from characters that YAML does not allow at all."""
-    return json.dumps("".join(char for char in text if char.isprintable()), ensure_ascii=False)
-
-
-def _text(text: str) -> str:
-    """Text that stays text inside a Markdown table."""
-    return html.escape(" ".join(str(text).split()), quote=False).replace("|", "&#124;")

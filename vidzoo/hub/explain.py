@@ -24,6 +24,8 @@ class Place:
     repo_id: str
     revision: str | None = None
     cache_dir: str = ""
+    file: str = ""
+    """The one file that is wanted; left out, it is a whole model folder of vidzoo."""
 
     @property
     def name(self) -> str:
@@ -78,6 +80,8 @@ def _explain(error: BaseException, place: Place) -> str:
         return f"there is no model {place.repo_id} at {endpoint}, or it is private: check the name, or {log_in}"
     if "RevisionNotFoundError" in names:
         return f"{place.repo_id} has no revision {place.revision!r}: see the branches and tags at {page}/tree/main"
+    if "RemoteEntryNotFoundError" in names and place.file:
+        return f"{place.name} has no file {place.file}: see its files at {page}/tree/main"
     if "RemoteEntryNotFoundError" in names:
         return f"{place.name} has no config.json, so it is no model that vidzoo can build: see the files at {page}"
     if "DisabledRepoError" in names:
@@ -181,6 +185,11 @@ def _advice(error: BaseException) -> str:
 
 def _recipe(place: Place) -> str:
     revision = f" --revision {place.revision}" if place.revision else ""
+    if place.file:
+        return (
+            f"offline, run `hf download {place.repo_id} {place.file}{revision}` on a machine with network and copy its "
+            "cache (HF_HOME) here; what is in the cache loads with HF_HUB_OFFLINE=1"
+        )
     return (
         f"offline, run `hf download {place.repo_id}{revision} --local-dir FOLDER` on a machine with network, copy "
         "FOLDER here and use local-dir:FOLDER; models in the cache load with HF_HUB_OFFLINE=1"

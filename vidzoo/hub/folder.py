@@ -104,7 +104,7 @@ def read_config(file: Path) -> tuple[str, dict[str, Any], VideoCfg]:
         cfg = VideoCfg.from_dict({**_specification(architecture), **given})
     except ConfigError as error:
         raise HubError(f"{file}: {error}") from error
-    cfg = cfg.replace(architecture=architecture, file="", hf_hub_id="")
+    cfg = cfg.replace(architecture=architecture, file="", hf_hub_id="", donor="", donor_layout="", donor_sha256="")
     return architecture, {key: _tuples(value) for key, value in model_args.items()}, cfg
 
 
@@ -192,10 +192,19 @@ def write_card(
     Raises:
         HubError: as :func:`describe`.
     """
+    from vidzoo.profiling import profile  # which knows the factory, which knows this room
+
     model = _bare(model)
     _, model_args, cfg = describe(model, metrics=metrics)
     base: VideoCfg = model.pretrained_cfg  # type: ignore[assignment]
-    return model_card(cfg, metrics=metrics, model_args=model_args, load_as=load_as, base_model=base.hf_hub_id)
+    return model_card(
+        cfg,
+        metrics=metrics,
+        model_args=model_args,
+        load_as=load_as,
+        base_model=base.hf_hub_id,
+        costs=profile(model),
+    )
 
 
 def _write_files(
@@ -287,7 +296,8 @@ def _specification(architecture: str) -> dict[str, Any]:
     """What a config that says little takes from its architecture: how a clip is fed, never what weights have learnt."""
     cfg = get_pretrained_cfg(architecture).to_dict()
     learnt = ("tag", "class_names", "dataset", "sha256", "source", "license", "origin_url", "description", "metrics")
-    return {key: value for key, value in cfg.items() if key not in (*learnt, "is_classifier", "file", "hf_hub_id")}
+    places = ("file", "hf_hub_id", "donor", "donor_layout", "donor_sha256", "provenance")
+    return {key: value for key, value in cfg.items() if key not in (*learnt, "is_classifier", *places)}
 
 
 def _tuples(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,13 +10,13 @@ from pathlib import Path
 from torch import nn
 
 from vidzoo.checkpoint import sha256_of
-from vidzoo.errors import WeightsError
+from vidzoo.errors import HubError, WeightsError
 from vidzoo.hub.explain import Place, explained, is_unreachable
 from vidzoo.hub.folder import CONFIG, WEIGHTS, ModelFolder, read_config, save_pretrained, write_card
 from vidzoo.hub.shards import INDEX, merge_shards, read_index
 from vidzoo.hub.source import split_revision
 
-__all__ = ["fetch", "push"]
+__all__ = ["fetch", "fetch_file", "push"]
 
 PROBE_SECONDS = 4.0
 
@@ -62,6 +63,42 @@ def fetch(
         if file is not None and cfg.sha256 and not offline and sha256_of(file) != cfg.sha256.lower():
             file = _download(WEIGHTS, at_commit, token=token, force=True)
         return ModelFolder(architecture, model_args, cfg, file)
+
+
+def fetch_file(
+    repo: str,
+    file: str,
+    *,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> tuple[Path, str]:
+    """One file of a repository that need not be a model folder of vidzoo, and the commit that it is from.
+
+    The cache and an unreachable Hub are treated as in :func:`fetch`. A large file whose content is not what the Hub told
+    is downloaded once more, and refused if that does not help.
+
+    Raises:
+        UnknownModelError, HubError: as :func:`fetch`.
+    """
+    from huggingface_hub import constants
+
+    repo_id, revision = split_revision(repo)
+    offline = local_files_only or constants.HF_HUB_OFFLINE
+    place = Place(repo_id, revision, str(cache_dir or constants.HF_HUB_CACHE), file)
+    with explained(place):
+        if not offline and not _has(place, file):
+            _probe(place, token)
+        path = _download(file, place, token=token, local_files_only=local_files_only)
+        if _is_altered(path) and not offline:
+            path = _download(file, place, token=token, force=True)
+        if _is_altered(path):
+            raise HubError(
+                f"{file} of {place.name} has not the sha256 that the Hub told for it: it was damaged "
+                + ("in the cache, so load it once with network" if offline else "on its way, so try again")
+                + f", or delete {path}"
+            )
+    return path, path.parent.name
 
 
 def push(
@@ -111,13 +148,20 @@ def push(
 
 
 def _is_cached(place: Place) -> bool:
+    return _has(place, CONFIG) and (_has(place, WEIGHTS) or _has(place, INDEX))
+
+
+def _has(place: Place, file: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    def has(file: str) -> bool:
-        found = try_to_load_from_cache(place.repo_id, file, cache_dir=place.cache_dir, revision=place.revision)
-        return isinstance(found, str)
+    found = try_to_load_from_cache(place.repo_id, file, cache_dir=place.cache_dir, revision=place.revision)
+    return isinstance(found, str)
 
-    return has(CONFIG) and (has(WEIGHTS) or has(INDEX))
+
+def _is_altered(path: Path) -> bool:
+    """Whether a large file in the cache has lost its content: the cache names its blob by the sha256 the Hub gave."""
+    name = path.readlink().name if path.is_symlink() else ""
+    return re.fullmatch(r"[0-9a-f]{64}", name) is not None and sha256_of(path) != name
 
 
 def _probe(place: Place, token: str | None) -> None:
@@ -131,7 +175,7 @@ def _probe(place: Place, token: str | None) -> None:
     if patience == constants.DEFAULT_ETAG_TIMEOUT:
         patience = PROBE_SECONDS
     try:
-        url = hf_hub_url(place.repo_id, CONFIG, revision=place.revision)
+        url = hf_hub_url(place.repo_id, place.file or CONFIG, revision=place.revision)
         get_hf_file_metadata(url, token=token, timeout=patience, library_name="vidzoo", library_version=_version())
     except Exception as error:
         if is_unreachable(error):

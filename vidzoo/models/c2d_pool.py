@@ -11,28 +11,34 @@ from dataclasses import replace
 from typing import Unpack
 
 from vidzoo.layers.conv import FrameConv3d
-from vidzoo.models.fair import BOTTLENECK_18, BOTTLENECK_50, KINETICS_CFG, fair_resnet
+from vidzoo.models.donors import IMAGENET_BOTTLENECK_26, imagenet
+from vidzoo.models.fair import BOTTLENECK_18, BOTTLENECK_50, KINETICS_CFG, fair_resnet, pytorchvideo
 from vidzoo.models.resnet import ResNetOptions, VideoResNet
 from vidzoo.registry import register_model
 
 __all__ = ["c2d_pool_r18", "c2d_pool_r50"]
 
-_CFGS = {
-    "": KINETICS_CFG.replace(
-        paper="Non-local Neural Networks, CVPR 2018",
-        origin_url="https://github.com/facebookresearch/SlowFast",
-        source="baseline of Wang et al., CVPR 2018",
-    )
+_BASE = KINETICS_CFG.replace(
+    paper="Non-local Neural Networks, CVPR 2018",
+    origin_url="https://github.com/facebookresearch/SlowFast",
+    source="baseline of Wang et al., CVPR 2018",
+)
+_OVER_TIME = "every layer is that network's, frames are pooled in pairs."
+_CFGS_18 = {"": _BASE, **imagenet(_BASE, IMAGENET_BOTTLENECK_26, _OVER_TIME)}
+_CFGS_50 = {
+    "": _BASE,
+    "k400": pytorchvideo(_BASE, "kinetics/C2D_8x8_R50.pyth", 71.46, 89.68),
+    **imagenet(_BASE, 50, _OVER_TIME),
 }
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_CFGS_18)
 def c2d_pool_r18(**options: Unpack[ResNetOptions]) -> VideoResNet:
     """C2D with temporal pooling and two bottlenecks per stage, which is what PySlowFast calls R18."""
     return fair_resnet(replace(BOTTLENECK_18, temporal_pool=True), FrameConv3d, options)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_CFGS_50)
 def c2d_pool_r50(**options: Unpack[ResNetOptions]) -> VideoResNet:
     """C2D with temporal pooling on ResNet-50."""
     return fair_resnet(replace(BOTTLENECK_50, temporal_pool=True), FrameConv3d, options)

@@ -15,6 +15,7 @@ from torch import nn
 from vidzoo.errors import ConfigError
 from vidzoo.layers.conv import FrameConv3d
 from vidzoo.layers.ctm import CTMBlock
+from vidzoo.models.donors import imagenet
 from vidzoo.models.resnet import ResNetOptions, VideoResNet
 from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import is_model, register_model
@@ -26,19 +27,22 @@ Paths = Literal["both", "tccm", "shared"]
 
 # Section 4.2: 8 frames at a fixed interval out of 64, 224 x 224. It follows the test protocol of Non-local networks
 # (CVPR 2018), whose 10 clips and 3 crops are taken from there; the short side is theirs too.
-_CFGS = {
-    "": VideoCfg(
-        num_frames=8,
-        sampling="dense",
-        temporal_stride=8,
-        num_clips=10,
-        num_crops=3,
-        short_side=256,
-        crop_size=(224, 224),
-        paper="CTM: Collaborative Temporal Modeling for Action Recognition, ICIP 2020",
-        source="Liu et al., ICIP 2020",
-    )
-}
+_BASE = VideoCfg(
+    num_frames=8,
+    sampling="dense",
+    temporal_stride=8,
+    num_clips=10,
+    num_crops=3,
+    short_side=256,
+    crop_size=(224, 224),
+    paper="CTM: Collaborative Temporal Modeling for Action Recognition, ICIP 2020",
+    source="Liu et al., ICIP 2020",
+)
+
+
+def _cfgs(depth: int) -> dict[str, VideoCfg]:
+    over_time = "the blocks over time start as the identity."
+    return {"": _BASE, **imagenet(_BASE, depth, over_time)}
 
 
 class CTMOptions(ResNetOptions, total=False):
@@ -139,19 +143,19 @@ def _map_size(img_size: int | tuple[int, int], reduction: int) -> tuple[int, int
     return -(-sides[0] // reduction), -(-sides[1] // reduction)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(18))
 def ctm_r18(*, blocks: int = 1, **options: Unpack[CTMOptions]) -> CTMResNet:
     """CTM on ResNet-18, which the paper does not have: one block between the two residual blocks of res4."""
     return CTMResNet(18, blocks=blocks, **options)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(50))
 def ctm_r50(*, blocks: int = 3, **options: Unpack[CTMOptions]) -> CTMResNet:
     """CTM on ResNet-50: three blocks in res4, behind the 1st, 3rd and 5th residual block."""
     return CTMResNet(50, blocks=blocks, **options)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(101))
 def ctm_r101(*, blocks: int = 3, **options: Unpack[CTMOptions]) -> CTMResNet:
     """CTM on ResNet-101: three blocks in res4, behind the 6th, 12th and 18th residual block."""
     return CTMResNet(101, blocks=blocks, **options)

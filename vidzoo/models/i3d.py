@@ -18,6 +18,7 @@ from vidzoo.errors import ConfigError
 from vidzoo.layers.conv import FullConv3d
 from vidzoo.layers.reparam import ReparamConv3d
 from vidzoo.layers.unit import UnitFactory
+from vidzoo.models.donors import IBM, imagenet, initialisation, k400, ssv2
 from vidzoo.models.resnet import ResNetOptions, VideoResNet, layout
 from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import register_model
@@ -28,6 +29,7 @@ __all__ = [
     "PROGRESSIVE",
     "THREE",
     "Eta",
+    "from_ibm",
     "i3d_r18",
     "i3d_r18_11335",
     "i3d_r18_reparam_11335",
@@ -52,7 +54,60 @@ FILTER_CFG = VideoCfg(
     paper="Spatio-temporal Filter Analysis Improves 3D-CNN For Action Classification, WACV 2024",
     source="Kobayashi & Ye, WACV 2024",
 )
-_CFGS = {"": FILTER_CFG}
+_MIDDLE = "each kernel over time holds the 2D one at its middle frame."
+_BRANCHES = "every branch of a kernel over time holds its share of the 2D one at its middle frame."
+
+
+def ibm(depth: int) -> dict[str, VideoCfg]:
+    """The I3D 3-3-3-3-3 that IBM published, by its data: the network whose filters the paper analyses."""
+    told: dict[str, object] = {
+        "license": "apache-2.0",
+        "origin_url": "https://github.com/IBM/action-recognition-pytorch",
+        "num_crops": 3,
+    }
+    source = "IBM's action-recognition-pytorch (Chen et al., CVPR 2021)"
+    stem = f"-I3D-ResNet-{depth}-f32.pth.tar"
+    printed = {50: (76.61, 62.84), 101: (77.80, 64.29)}[depth]
+    kinetics = k400(
+        FILTER_CFG,
+        f"{IBM}/K400{stem}",
+        "ibm",
+        source,
+        num_clips=10,
+        test_crop_size=(256, 256),
+        metrics={"top-1 %, Kinetics-400, 10 x 3 views": printed[0]},
+        **told,
+    )
+    something = ssv2(
+        FILTER_CFG,
+        f"{IBM}/SSV2{stem}",
+        "ibm",
+        source,
+        sampling="segments",
+        temporal_stride=1,
+        num_clips=2,
+        metrics={"top-1 %, Something-Something-v2, 2 x 3 views": printed[1]},
+        **told,
+    )
+    return {"k400": kinetics, "ssv2": something}
+
+
+def from_ibm(base: VideoCfg, depth: int, how: str) -> dict[str, VideoCfg]:
+    """Initialisations of another network from IBM's, by their data; ``how`` says what becomes of the kernels."""
+    return {
+        tag: initialisation(cfg, base, f"IBM's I3D of {cfg.dataset}: {how}", sampling=cfg.sampling)
+        for tag, cfg in ibm(depth).items()
+    }
+
+
+def _cfgs(depth: int, *, eta: bool = False, t_lengths: Sequence[int] = ()) -> dict[str, VideoCfg]:
+    cfgs = {"": FILTER_CFG, **imagenet(FILTER_CFG, depth, _BRANCHES if eta else _MIDDLE)}
+    if depth not in (50, 101):
+        return cfgs
+    if not eta and not t_lengths:
+        return {"": FILTER_CFG, **ibm(depth), **cfgs}
+    how = "longer kernels get zeros at their ends, shorter ones the sum of the frames that they lack."
+    return {**cfgs, **from_ibm(FILTER_CFG, depth, how)}
 
 
 def inflated_resnet(
@@ -98,7 +153,7 @@ def _same(unit: UnitFactory) -> UnitFactory:
     return unit
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(18))
 def i3d_r18(
     *, t_lengths: Sequence[int] = THREE, eta: Eta = None, single: bool = False, **options: Unpack[ResNetOptions]
 ) -> VideoResNet:
@@ -106,7 +161,7 @@ def i3d_r18(
     return inflated_resnet(18, t_lengths, options, eta=eta, single=single)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(34))
 def i3d_r34(
     *, t_lengths: Sequence[int] = THREE, eta: Eta = None, single: bool = False, **options: Unpack[ResNetOptions]
 ) -> VideoResNet:
@@ -114,7 +169,7 @@ def i3d_r34(
     return inflated_resnet(34, t_lengths, options, eta=eta, single=single)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(50))
 def i3d_r50(
     *, t_lengths: Sequence[int] = THREE, eta: Eta = None, single: bool = False, **options: Unpack[ResNetOptions]
 ) -> VideoResNet:
@@ -122,7 +177,7 @@ def i3d_r50(
     return inflated_resnet(50, t_lengths, options, eta=eta, single=single)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(101))
 def i3d_r101(
     *, t_lengths: Sequence[int] = THREE, eta: Eta = None, single: bool = False, **options: Unpack[ResNetOptions]
 ) -> VideoResNet:
@@ -130,13 +185,13 @@ def i3d_r101(
     return inflated_resnet(101, t_lengths, options, eta=eta, single=single)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(18, eta=True))
 def i3d_r18_reparam_11335(*, eta: Eta = ETA, single: bool = False, **options: Unpack[ResNetOptions]) -> VideoResNet:
     """I3D 1-1-3-3-5 on ResNet-18, regularised branches."""
     return inflated_resnet(18, PROGRESSIVE, options, eta=eta, single=single)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(50, eta=True))
 def i3d_r50_reparam_11335(*, eta: Eta = ETA, single: bool = False, **options: Unpack[ResNetOptions]) -> VideoResNet:
     """I3D 1-1-3-3-5 on ResNet-50, regularised branches."""
     return inflated_resnet(50, PROGRESSIVE, options, eta=eta, single=single)
@@ -151,7 +206,7 @@ def _row(depth: int, digits: str) -> Callable[..., VideoResNet]:
 
     build.__name__ = build.__qualname__ = f"i3d_r{depth}_{digits}"
     build.__doc__ = f"I3D {'-'.join(digits)} on ResNet-{depth}."
-    return register_model(cfgs=_CFGS)(build)
+    return register_model(cfgs=_cfgs(depth, t_lengths=lengths))(build)
 
 
 i3d_r18_11335 = _row(18, "11335")

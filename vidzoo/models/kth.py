@@ -3,8 +3,8 @@
 Paper: Miao et al., "Spatiotemporal Joint Filter Decomposition in 3D Convolutional Neural Networks", NeurIPS 2021, section
 3.1: "a simple three-layer 3D CNN" over clips of 16 x 60 x 80, whose convolutions are replaced by each other's. Its Table B
 is not at hand, so everything else is this project's: 3x3x3 convolutions of 32, 64 and 128 channels, batch norm and
-ReLU behind each, a maximum over 2x2x2, and a linear classifier of the mean over the clip. No accuracy or memory figure
-of the paper is claimed for these networks.
+ReLU behind each, a maximum over 2x2x2, and a linear classifier of the mean over the clip. No accuracy of the paper is
+claimed for these networks, and of its memory only ratios between sizes of clip.
 
 Section 2.1.1's rank-1 convolution, 1 x k x k to C_out channels and then t x 1 x 1, nothing between, is
 :class:`~vidzoo.layers.p3d.P3DConv3d` without norm.
@@ -43,6 +43,25 @@ _BASE = VideoCfg(
     paper="Spatiotemporal Joint Filter Decomposition in 3D Convolutional Neural Networks, NeurIPS 2021",
     source="Miao et al., NeurIPS 2021, section 3.1",
 )
+
+
+_DONOR = _BASE.replace(
+    dataset="AVA-ActiveSpeaker",
+    is_classifier=False,
+    donor="https://raw.githubusercontent.com/Junhua-Liao/LR-ASD/1b6dcd2d8fc2895683de6508ec6294ec47d388ca"
+    "/weight/pretrain_AVA.model",
+    donor_layout="lr-asd",
+    donor_sha256="85e6c77fc981595234790d1e128ebb60352d37726b2445e0ef8891e2512fe9e3",
+    source="LR-ASD's visual encoder, Junhua-Liao/LR-ASD",
+    license="mit",
+    origin_url="https://github.com/Junhua-Liao/LR-ASD",
+)
+
+
+def _cfgs(first_conv: str, taken: str) -> dict[str, VideoCfg]:
+    told = f"Filters of a network that tells whether a face is speaking: {taken} The rest is random, from a fixed seed."
+    cfgs = {"": _BASE, "ava": _DONOR.replace(description=told)}
+    return {tag: cfg.replace(first_conv=(first_conv,)) for tag, cfg in cfgs.items()}
 
 
 class _Layer(nn.Module):
@@ -126,19 +145,23 @@ class AtomicOptions(CommonOptions, AtomOptions, total=False):
     """Options of the network of atoms."""
 
 
-@register_model(cfgs={"": _BASE.replace(first_conv=("layer1.0.conv",))})
+@register_model(cfgs=_cfgs("layer1.0.conv", "the products of its spatial and temporal ones in layers 2 and 3."))
 def c3d_c3(**options: Unpack[PlainOptions]) -> ThreeLayerNet:
     """Three dense 3x3x3 convolutions, "Reg. 3D" in Table 2."""
     return ThreeLayerNet(FullConv3d, **options)
 
 
-@register_model(cfgs={"": _BASE.replace(first_conv=("layer1.0.conv.spatial",))})
+@register_model(cfgs=_cfgs("layer1.0.conv.spatial", "all temporal ones, and the spatial ones of layers 2 and 3."))
 def rank1_c3(**options: Unpack[PlainOptions]) -> ThreeLayerNet:
     """Three convolutions, each a spatial and a temporal one, "Rank-1 3D" in Table 2."""
     return ThreeLayerNet(P3DConv3d, **options)
 
 
-@register_model(cfgs={"": _BASE.replace(first_conv=("layer1.0.conv",))})
+@register_model(
+    cfgs=_cfgs(
+        "layer1.0.conv", "the products of its spatial and temporal ones in layers 2 and 3, decomposed into atoms."
+    )
+)
 def stdcf_c3(**options: Unpack[AtomicOptions]) -> ThreeLayerNet:
     """Three STDCF convolutions; M and N are those of the paper's ResNet, it does not give those of this network."""
     return ThreeLayerNet(atom_unit(options), **without_atoms(options))

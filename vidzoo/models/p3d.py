@@ -11,6 +11,7 @@ from functools import partial
 from typing import Unpack
 
 from vidzoo.layers.p3d import P3DConv3d
+from vidzoo.models.donors import imagenet
 from vidzoo.models.resnet import ResNetOptions, VideoResNet
 from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import register_model
@@ -18,34 +19,39 @@ from vidzoo.registry import register_model
 __all__ = ["p3d_r18", "p3d_r34", "p3d_r50", "p3d_r101"]
 
 # Input of GST's experiments (section 4.2): TSN segments, short side 256, crop 224, one centre crop.
-_CFGS = {
-    "": VideoCfg(
-        paper="Grouped Spatial-Temporal Aggregation for Efficient Action Recognition, ICCV 2019",
-        source="baseline of GST, Table 2",
-    )
-}
+_BASE = VideoCfg(
+    paper="Grouped Spatial-Temporal Aggregation for Efficient Action Recognition, ICCV 2019",
+    source="baseline of GST, Table 2",
+)
+
+
+def _cfgs(depth: int) -> dict[str, VideoCfg]:
+    over_time = "temporal convolutions start as the identity."
+    return {"": _BASE, **imagenet(_BASE, depth, over_time)}
+
+
 _unit = partial(P3DConv3d, norm=True)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(18))
 def p3d_r18(**options: Unpack[ResNetOptions]) -> VideoResNet:
     """P3D on ResNet-18."""
     return VideoResNet(18, _unit, **options)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(34))
 def p3d_r34(**options: Unpack[ResNetOptions]) -> VideoResNet:
     """P3D on ResNet-34."""
     return VideoResNet(34, _unit, **options)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(50))
 def p3d_r50(**options: Unpack[ResNetOptions]) -> VideoResNet:
     """P3D on ResNet-50."""
     return VideoResNet(50, _unit, **options)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(101))
 def p3d_r101(**options: Unpack[ResNetOptions]) -> VideoResNet:
     """P3D on ResNet-101."""
     return VideoResNet(101, _unit, **options)

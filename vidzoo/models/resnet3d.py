@@ -12,21 +12,32 @@ from dataclasses import replace
 from typing import Unpack
 
 from vidzoo.layers.conv import FrameConv3d
+from vidzoo.models.donors import initialisation
 from vidzoo.models.fair import BOTTLENECK_18, BOTTLENECK_50, KINETICS_CFG, fair_resnet
 from vidzoo.models.resnet import Layout, ResNetOptions, VideoResNet
+from vidzoo.models.slowfast import CFGS_8X8
 from vidzoo.registry import register_model
 
 __all__ = ["resnet3d_18", "resnet3d_50"]
 
 # Section 5.1: 32 frames with a stride of 2, 10 clips of 3 crops at 256 pixels.
+_BASE = KINETICS_CFG.replace(
+    num_frames=32,
+    temporal_stride=2,
+    paper="3D CNNs with Adaptive Temporal Feature Resolutions, CVPR 2021",
+    origin_url="https://github.com/SimilarityGuidedSampling/Similarity-Guided-Sampling",
+    source="Fayyaz et al., CVPR 2021",
+)
+# Nobody published these weights, but stem and res2 are, to the channel, those of SlowFast's fast pathway.
 _CFGS = {
-    "": KINETICS_CFG.replace(
-        num_frames=32,
-        temporal_stride=2,
-        paper="3D CNNs with Adaptive Temporal Feature Resolutions, CVPR 2021",
-        origin_url="https://github.com/SimilarityGuidedSampling/Similarity-Guided-Sampling",
-        source="Fayyaz et al., CVPR 2021",
-    )
+    "": _BASE,
+    "k400": initialisation(
+        CFGS_8X8["k400"],
+        _BASE,
+        "stem and res2 are those of the fast pathway of pytorchvideo's SlowFast 8x8; the rest is random, from a fixed seed.",
+        donor_layout="fast-pathway",
+        class_names=(),
+    ),
 }
 
 

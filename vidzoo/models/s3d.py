@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from vidzoo.layers.p3d import P3DConv3d
 from vidzoo.models.base import CommonOptions, FeatureInfo, VideoModel, check_rates
-from vidzoo.models.tran import TORCHVISION_CFG
+from vidzoo.models.tran import TORCHVISION_CFG, torchvision
 from vidzoo.registry import register_model
 
 __all__ = ["S3D", "ConvNorm", "HalvingPool", "InceptionBlock", "s3d"]
@@ -151,17 +151,16 @@ def _separable(inplanes: int, planes: int, size: int, *, stride: int = 1) -> Con
 
 # Section 3.2: clips of 64 frames, 256 x 256 to a crop of 224. The paper tests on all frames of a video, torchvision on
 # one clip of 128 at 15 frames per second.
-_CFGS = {
-    "": TORCHVISION_CFG.replace(
-        num_frames=64,
-        num_clips=1,
-        short_side=256,
-        crop_size=(224, 224),
-        paper="Rethinking Spatiotemporal Feature Learning: Speed-Accuracy Trade-offs in Video Classification, ECCV 2018",
-        source="Xie et al., ECCV 2018",
-        first_conv=("conv1.conv.spatial",),
-    )
-}
+_BASE = TORCHVISION_CFG.replace(
+    num_frames=64,
+    num_clips=1,
+    short_side=256,
+    crop_size=(224, 224),
+    paper="Rethinking Spatiotemporal Feature Learning: Speed-Accuracy Trade-offs in Video Classification, ECCV 2018",
+    source="Xie et al., ECCV 2018",
+    first_conv=("conv1.conv.spatial",),
+)
+_CFGS = {"": _BASE, "k400": torchvision(_BASE, "s3d-d76dad2f.pth", 68.368, 88.05)}
 
 
 @register_model(cfgs=_CFGS)

@@ -23,7 +23,7 @@ from vidzoo.errors import ConfigError
 from vidzoo.layers.conv import FrameConv3d, FullConv3d
 from vidzoo.layers.ragged import lengths_of, mean_over_clip, plain, with_lengths
 from vidzoo.models.base import FeatureInfo, VideoModel, check_rates
-from vidzoo.models.fair import KINETICS_CFG
+from vidzoo.models.fair import KINETICS_CFG, pyslowfast, pytorchvideo, something
 from vidzoo.models.resnet import Bottleneck, ResNetOptions
 from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import register_model
@@ -308,7 +308,7 @@ def _pathway(
     return path
 
 
-def _cfgs(num_frames: int) -> dict[str, VideoCfg]:
+def _cfgs(num_frames: int, file: str = "", top1: float = 0, top5: float = 0, fair: float = 0) -> dict[str, VideoCfg]:
     cfg = KINETICS_CFG.replace(
         num_frames=num_frames,
         temporal_stride=2,
@@ -317,9 +317,16 @@ def _cfgs(num_frames: int) -> dict[str, VideoCfg]:
         origin_url="https://github.com/facebookresearch/SlowFast",
         source="Feichtenhofer et al., ICCV 2019",
     )
-    return {"": cfg}
+    if not file:
+        return {"": cfg}
+    cfgs = {"": cfg, "k400": pytorchvideo(cfg, f"kinetics/{file}.pyth", top1, top5)}
+    if fair:
+        cfgs["k400_fair"] = pyslowfast(cfg, f"model_zoo/kinetics400/{file}.pkl", fair)
+    return cfgs
 
 
+CFGS_8X8 = _cfgs(32, "SLOWFAST_8x8_R50", 76.94, 92.69, 77.0)
+CFGS_8X8["ssv2"] = something(CFGS_8X8[""], "SLOWFAST_8x8_R50.pyth", 61.68, 86.92)
 R18: Counts = (2, 2, 2, 2)  # of bottlenecks, which is what PySlowFast calls R18
 R50: Counts = (3, 4, 6, 3)
 R101: Counts = (3, 4, 23, 3)
@@ -344,13 +351,13 @@ def slowfast_r18_16x8(**options: Unpack[ResNetOptions]) -> SlowFast:
     return SlowFast(R18, alpha=4, fusion_length=7, **options)
 
 
-@register_model(cfgs=_cfgs(32))
+@register_model(cfgs=_cfgs(32, "SLOWFAST_4x16_R50", 75.34, 91.89, 75.6))
 def slowfast_r50_4x16(**options: Unpack[ResNetOptions]) -> SlowFast:
     """SlowFast 4x16 on ResNet-50: 4 and 32 frames, the network of the paper's Table 1."""
     return SlowFast(R50, alpha=8, fusion_length=5, **options)
 
 
-@register_model(cfgs=_cfgs(32))
+@register_model(cfgs=CFGS_8X8)
 def slowfast_r50_8x8(**options: Unpack[ResNetOptions]) -> SlowFast:
     """SlowFast 8x8 on ResNet-50: 8 and 32 frames; pytorchvideo's ``slowfast_r50``."""
     return SlowFast(R50, alpha=4, fusion_length=7, **options)
@@ -369,13 +376,13 @@ def slowfast_r101_4x16(**options: Unpack[ResNetOptions]) -> SlowFast:
     return SlowFast(R101, alpha=8, fusion_length=5, **options)
 
 
-@register_model(cfgs=_cfgs(32))
+@register_model(cfgs=_cfgs(32, "SLOWFAST_8x8_R101", 77.90, 93.27))
 def slowfast_r101_8x8(**options: Unpack[ResNetOptions]) -> SlowFast:
     """SlowFast 8x8 on ResNet-101: 8 and 32 frames; pytorchvideo's ``slowfast_r101``."""
     return SlowFast(R101, alpha=4, fusion_length=5, **options)
 
 
-@register_model(cfgs=_cfgs(64))
+@register_model(cfgs=_cfgs(64, "SLOWFAST_16x8_R101_50_50", 78.70, 93.61))
 def slowfast_r101_16x8(**options: Unpack[ResNetOptions]) -> SlowFast:
     """SlowFast 16x8 on ResNet-101: 16 and 64 frames; pytorchvideo's ``slowfast_16x8_r101_50_50``.
 

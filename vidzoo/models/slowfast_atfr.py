@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
 from vidzoo.layers.ragged import honour_lengths
-from vidzoo.models.atfr import PAPER, SamplerSwitches, make_sampler
+from vidzoo.models.atfr import SamplerSwitches, before_last_relu, make_sampler, sampled_cfgs
 from vidzoo.models.resnet import Bottleneck, ResNetOptions
 from vidzoo.models.slowfast import (
     BETA,
@@ -23,8 +23,7 @@ from vidzoo.models.slowfast import (
     slowfast_r50_4x16,
     slowfast_r50_8x8,
 )
-from vidzoo.pretrained import VideoCfg
-from vidzoo.registry import get_pretrained_cfg, register_model
+from vidzoo.registry import register_model
 
 __all__ = ["SampledSlowFastOptions", "slowfast_r18_8x8_atfr", "slowfast_r50_4x16_atfr", "slowfast_r50_8x8_atfr"]
 
@@ -46,29 +45,28 @@ def _sampled(host: Callable[..., SlowFast], options: Mapping[str, Any]) -> SlowF
     samplers = []
     for pathway, channels in (("slow_", slow), ("fast_", slow // BETA)):
         own = {key.removeprefix(pathway): value for key, value in one.items() if key.startswith(pathway)}
-        samplers.append(make_sampler(channels, **both, **own))
+        sampler = make_sampler(channels, **both, **own)
+        if both.get("released"):
+            before_last_relu(model.get_submodule(f"{pathway.removesuffix('_')}.layer1"), sampler)
+        samplers.append(sampler)
     model.add_sampler(PathwaySamplers(*samplers), after="fast.layer1")
     honour_lengths(model)
     return model
 
 
-def _cfg(host: str) -> dict[str, VideoCfg]:
-    return {"": get_pretrained_cfg(host).replace(paper=PAPER, source="Fayyaz et al., CVPR 2021")}
-
-
-@register_model(cfgs=_cfg("slowfast_r18_8x8"))
+@register_model(cfgs=sampled_cfgs("slowfast_r18_8x8"))
 def slowfast_r18_8x8_atfr(**options: Unpack[SampledSlowFastOptions]) -> SlowFast:
     """SlowFast 8x8 with two bottlenecks per stage and adaptive temporal resolution."""
     return _sampled(slowfast_r18_8x8, options)
 
 
-@register_model(cfgs=_cfg("slowfast_r50_4x16"))
+@register_model(cfgs=sampled_cfgs("slowfast_r50_4x16"))
 def slowfast_r50_4x16_atfr(**options: Unpack[SampledSlowFastOptions]) -> SlowFast:
     """SlowFast 4x16 on ResNet-50 with adaptive temporal resolution."""
     return _sampled(slowfast_r50_4x16, options)
 
 
-@register_model(cfgs=_cfg("slowfast_r50_8x8"))
+@register_model(cfgs=sampled_cfgs("slowfast_r50_8x8"))
 def slowfast_r50_8x8_atfr(**options: Unpack[SampledSlowFastOptions]) -> SlowFast:
     """SlowFast 8x8 on ResNet-50 with adaptive temporal resolution."""
     return _sampled(slowfast_r50_8x8, options)

@@ -24,6 +24,8 @@ from vidzoo.errors import ConfigError
 from vidzoo.layers.stdcf import Mode, Order, STDCFConv3d
 from vidzoo.layers.unit import UnitFactory
 from vidzoo.models.base import VideoModel
+from vidzoo.models.donors import imagenet
+from vidzoo.models.i3d import from_ibm
 from vidzoo.models.resnet import ResNetOptions, VideoResNet, layout
 from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import is_model, model_options, register_model
@@ -41,20 +43,24 @@ __all__ = [
 ]
 
 # Section 3.2.1: 8 frames, every 8th of 64; short side 256, crop 224; tested on 10 clips of 3 crops at 256 pixels.
-_CFGS = {
-    "": VideoCfg(
-        num_frames=8,
-        sampling="dense",
-        temporal_stride=8,
-        num_clips=10,
-        short_side=256,
-        crop_size=(224, 224),
-        test_crop_size=(256, 256),
-        num_crops=3,
-        paper="Spatiotemporal Joint Filter Decomposition in 3D Convolutional Neural Networks, NeurIPS 2021",
-        source="Miao et al., NeurIPS 2021",
-    )
-}
+_BASE = VideoCfg(
+    num_frames=8,
+    sampling="dense",
+    temporal_stride=8,
+    num_clips=10,
+    short_side=256,
+    crop_size=(224, 224),
+    test_crop_size=(256, 256),
+    num_crops=3,
+    paper="Spatiotemporal Joint Filter Decomposition in 3D Convolutional Neural Networks, NeurIPS 2021",
+    source="Miao et al., NeurIPS 2021",
+)
+
+
+def _cfgs(depth: int) -> dict[str, VideoCfg]:
+    decomposed = "decomposed into atoms, nearest in the sense of least squares."
+    cfgs = {"": _BASE, **imagenet(_BASE, depth, f"kernels are inflated at their middle frame and {decomposed}")}
+    return {**cfgs, **from_ibm(_BASE, depth, f"kernels are {decomposed}")} if depth in (50, 101) else cfgs
 
 
 class AtomOptions(TypedDict, total=False):
@@ -142,25 +148,25 @@ def _stdcf(depth: int, options: STDCFOptions) -> VideoResNet:
     return VideoResNet(plan, atom_unit(options), **without_atoms(options))
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(18))
 def stdcf_r18(**options: Unpack[STDCFOptions]) -> VideoResNet:
     """STDCF on ResNet-18: both 3x3 convolutions of every block."""
     return _stdcf(18, options)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(34))
 def stdcf_r34(**options: Unpack[STDCFOptions]) -> VideoResNet:
     """STDCF on ResNet-34: both 3x3 convolutions of every block."""
     return _stdcf(34, options)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(50))
 def stdcf_r50(**options: Unpack[STDCFOptions]) -> VideoResNet:
     """STDCF on ResNet-50, the network of the paper's Kinetics and Something-Something experiments."""
     return _stdcf(50, options)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs(101))
 def stdcf_r101(**options: Unpack[STDCFOptions]) -> VideoResNet:
     """STDCF on ResNet-101."""
     return _stdcf(101, options)

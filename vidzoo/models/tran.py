@@ -20,6 +20,7 @@ from vidzoo.errors import ConfigError
 from vidzoo.layers.drop import DropPath
 from vidzoo.layers.ragged import mean_over_clip
 from vidzoo.models.base import FeatureInfo, VideoModel, check_rates
+from vidzoo.models.donors import IG65M, TORCHVISION, k400
 from vidzoo.models.resnet import ResNetOptions
 from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import register_model
@@ -203,37 +204,75 @@ TORCHVISION_CFG = VideoCfg(
     origin_url="https://github.com/pytorch/vision",
     first_conv=("stem.0",),
 )
-_CFGS = {
-    "": TORCHVISION_CFG.replace(
-        paper="A Closer Look at Spatiotemporal Convolutions for Action Recognition, CVPR 2018",
-        source="Tran et al., CVPR 2018",
+_BASE = TORCHVISION_CFG.replace(
+    paper="A Closer Look at Spatiotemporal Convolutions for Action Recognition, CVPR 2018",
+    source="Tran et al., CVPR 2018",
+)
+
+
+def _cfgs(file: str, top1: float, top5: float) -> dict[str, VideoCfg]:
+    return {"": _BASE, "k400": torchvision(_BASE, file, top1, top5)}
+
+
+def torchvision(base: VideoCfg, file: str, top1: float, top5: float) -> VideoCfg:
+    """One of torchvision's own video networks, and what it prints of it: percent right for whole videos."""
+    return k400(
+        base,
+        f"{TORCHVISION}/{file}",
+        "torchvision",
+        "torchvision",
+        license="bsd-3-clause",
+        metrics={"top-1 %, Kinetics-400": top1, "top-5 %, Kinetics-400": top5},
     )
-}
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs("r3d_18-b3b3357e.pth", 63.2, 83.479))
 def r3d_18(**options: Unpack[ResNetOptions]) -> MixedResNet:
     """R3D-18: 3x3x3 from end to end."""
     return MixedResNet(("3d", "3d", "3d", "3d", "3d"), **options)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs("mc3_18-a90a0ba3.pth", 63.96, 84.13))
 def mc3_18(**options: Unpack[ResNetOptions]) -> MixedResNet:
     """MC3-18: 3x3x3 in the stem and the first stage, 1x3x3 after it; all frames are kept."""
     return MixedResNet(("3d", "3d", "2d", "2d", "2d"), **options)
 
 
-@register_model(cfgs=_CFGS)
+@register_model(cfgs=_cfgs("r2plus1d_18-91a641e6.pth", 67.463, 86.175))
 def r2plus1d_18(*, exact_middle: bool = False, **options: Unpack[ResNetOptions]) -> MixedResNet:
     """R(2+1)D-18; ``exact_middle`` takes the paper's middle widths everywhere, torchvision's weights need False."""
     return MixedResNet(("2+1d", "2+1d", "2+1d", "2+1d", "2+1d"), exact_middle=exact_middle, **options)
 
 
-@register_model(cfgs={"": _CFGS[""].replace(num_frames=32)})
+def _ig65m(frames: int, digest: str, top1: float, top5: float) -> VideoCfg:
+    # VMZ, whose weights these are, does not say which class is which output.
+    return k400(
+        _BASE,
+        f"{IG65M}/r2plus1d_34_clip{frames}_ft_kinetics_from_ig65m-{digest}.pth",
+        "ig65m",
+        "ig65m-pytorch, from facebookresearch/VMZ",
+        num_frames=frames,
+        fps=30.0,
+        num_clips=10,
+        class_names=(),
+        license="mit",
+        origin_url="https://github.com/moabitcoin/ig65m-pytorch",
+        description="Trained on 65 million videos by their hashtags (Ghadiyaram et al., CVPR 2019), then on Kinetics-400.",
+        metrics={"top-1 %, Kinetics-400, 10 clips": top1, "top-5 %, Kinetics-400, 10 clips": top5},
+    )
+
+
+@register_model(
+    cfgs={
+        "": _BASE.replace(num_frames=32),
+        "k400": _ig65m(32, "ade133f1", 80.0, 94.2),
+        "k400_clip8": _ig65m(8, "0aa0550b", 74.9, 91.8),
+    }
+)
 def r2plus1d_34(
     *, stem_middle: int = STEM_MIDDLE, stem_pool: bool = False, **options: Unpack[ResNetOptions]
 ) -> MixedResNet:
-    """R(2+1)D-34 of the paper; ``stem_middle=83, stem_pool=True`` is mmaction2's, whose cost STDCF's Table 3 prints."""
+    """R(2+1)D-34 of the paper; ``stem_middle=83, stem_pool=True`` costs what STDCF's Table 3 prints."""
     kinds: tuple[Kind, ...] = ("2+1d",) * 5
     options.setdefault("num_frames", 32)
     return MixedResNet(

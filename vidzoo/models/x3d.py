@@ -21,7 +21,7 @@ from vidzoo.layers.drop import DropPath
 from vidzoo.layers.ragged import mean_over_clip
 from vidzoo.layers.squeeze import SqueezeExcite
 from vidzoo.models.base import CommonOptions, FeatureInfo, VideoModel, check_rates
-from vidzoo.models.fair import KINETICS_CFG
+from vidzoo.models.fair import KINETICS_CFG, pyslowfast, pytorchvideo
 from vidzoo.pretrained import VideoCfg
 from vidzoo.registry import register_model
 
@@ -194,49 +194,58 @@ def _shortcut(inplanes: int, planes: int, stride: int) -> nn.Sequential | None:
     return nn.Sequential(conv, nn.BatchNorm3d(planes)) if inplanes != planes else nn.Sequential(conv)
 
 
-def _cfgs(frames: int, stride: int, crop: int, test_crop: int) -> dict[str, VideoCfg]:
+def _cfgs(
+    frames: int, stride: int, crop: int, test_crop: int, size: str = "", printed: tuple[float, float, float] = (0, 0, 0)
+) -> dict[str, VideoCfg]:
     """How X3D is fed in PySlowFast's configs: 10 clips of 3 crops, each as large as the shorter side of the frame."""
+    base = KINETICS_CFG.replace(
+        num_frames=frames,
+        temporal_stride=stride,
+        short_side=test_crop,
+        crop_size=(crop, crop),
+        test_crop_size=(test_crop, test_crop),
+        paper="X3D: Expanding Architectures for Efficient Video Recognition, CVPR 2020",
+        origin_url="https://github.com/facebookresearch/pytorchvideo",
+        source="Feichtenhofer, CVPR 2020",
+        first_conv=("stem.spatial",),
+    )
+    if not size:
+        return {"": base}
+    top1, top5, fair = printed
     return {
-        "": KINETICS_CFG.replace(
-            num_frames=frames,
-            temporal_stride=stride,
-            short_side=test_crop,
-            crop_size=(crop, crop),
-            test_crop_size=(test_crop, test_crop),
-            paper="X3D: Expanding Architectures for Efficient Video Recognition, CVPR 2020",
-            origin_url="https://github.com/facebookresearch/pytorchvideo",
-            source="Feichtenhofer, CVPR 2020",
-            first_conv=("stem.spatial",),
-        )
+        "": base,
+        "k400": pytorchvideo(base, f"kinetics/X3D_{size}.pyth", top1, top5),
+        "k400_fair": pyslowfast(base, f"x3d_models/x3d_{size.lower()}.pyth", fair, "pyslowfast"),
     }
 
 
-@register_model(cfgs=_cfgs(4, 12, 160, 182))
+@register_model(cfgs=_cfgs(4, 12, 160, 182, "XS", (69.12, 88.63, 69.5)))
 def x3d_xs(**options: Unpack[X3DOptions]) -> X3D:
     """X3D-XS: the network of X3D-S on 4 frames."""
     options.setdefault("num_frames", 4)
     return X3D(**options)
 
 
-@register_model(cfgs=_cfgs(13, 6, 160, 182))
+@register_model(cfgs=_cfgs(13, 6, 160, 182, "S", (73.33, 91.27, 73.5)))
 def x3d_s(**options: Unpack[X3DOptions]) -> X3D:
     """X3D-S: 13 frames of 160 x 160."""
     options.setdefault("num_frames", 13)
     return X3D(**options)
 
 
-@register_model(cfgs=_cfgs(16, 5, 224, 256))
+@register_model(cfgs=_cfgs(16, 5, 224, 256, "M", (75.94, 92.72, 76.2)))
 def x3d_m(**options: Unpack[X3DOptions]) -> X3D:
     """X3D-M: the network of X3D-S on 16 frames of 224 x 224."""
     return X3D(**options)
 
 
-@register_model(cfgs=_cfgs(16, 5, 312, 356))
+@register_model(cfgs=_cfgs(16, 5, 312, 356, "L", (77.44, 93.31, 77.5)))
 def x3d_l(**options: Unpack[X3DOptions]) -> X3D:
     """X3D-L: 55 blocks instead of 26, on 16 frames of 312 x 312."""
     return X3D(depth_factor=5.0, **options)
 
 
+# Nobody published weights of X3D-XL.
 @register_model(cfgs=_cfgs(16, 5, 312, 356))
 def x3d_xl(**options: Unpack[X3DOptions]) -> X3D:
     """X3D-XL: as deep as X3D-L and 1.45 times as wide."""

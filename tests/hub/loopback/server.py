@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from .api import Api
 from .state import Fault, Request, State
@@ -20,6 +21,8 @@ class Hub(Api, Storage):
             return self.api()
         if parts[0] == "_cas":
             return self.cas(parts[1:])
+        if parts[0] == "_web":
+            return self.elsewhere("/".join(parts[1:]))
         if parts[0] == "_lfs":
             return self.lfs(parts[1], parts[2])
         if parts[2:] == ["info", "lfs", "objects", "batch"]:
@@ -27,6 +30,11 @@ class Hub(Api, Storage):
         if len(parts) > 4 and parts[2] == "resolve":
             return self.resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
         return self.nowhere()
+
+
+    def elsewhere(self, address: str) -> None:
+        file = self.state.web.get(address)
+        return self.serve(file) if file is not None else self.nowhere()
 
 
 class LoopbackHub:
@@ -47,6 +55,16 @@ class LoopbackHub:
     def log(self) -> list[Request]:
         return self.state.log
 
+    @property
+    def mirror(self) -> str:
+        """A copy of the rest of the web: ``https://host/path`` lies at ``mirror/host/path``."""
+        return f"{self.url}/_web"
+
+    def host(self, url: str, file: Path) -> None:
+        """Let ``file`` lie at ``url``."""
+        parts = urlsplit(url)
+        self.state.web[f"{parts.netloc}{parts.path}"] = file
+
     def fault(self, match: str, **what: object) -> None:
         """Let requests fail, see :class:`~loopback.state.Fault`."""
         self.state.faults.append(Fault(match, **what))  # type: ignore[arg-type]
@@ -57,6 +75,7 @@ class LoopbackHub:
             blob.unlink()
         self.state.xet_hash_of.clear()
         self.state.repos.clear()
+        self.state.web.clear()
         self.state.faults.clear()
         self.state.log.clear()
 

@@ -121,6 +121,7 @@ class State:
             folder.mkdir(parents=True, exist_ok=True)
         self.lock = threading.RLock()
         self.repos: dict[str, Repo] = {}
+        self.web: dict[str, Path] = {}
         self.tokens = {"hf_write": ("tester", "write"), "hf_read": ("reader", "read")}
         self.faults: list[Fault] = []
         self.log: list[Request] = []

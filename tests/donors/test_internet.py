@@ -1,0 +1,156 @@
+"""The first day: an empty cache, everybody's servers (played by the loopback hub), random numbers in the real layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from torch import Tensor
+
+import vidzoo
+from hub.loopback import LoopbackHub, point_client_at
+from vidzoo.convert.pytorchvideo.x3d import to_x3d
+from vidzoo.donors import cache_folder
+from vidzoo.errors import ConfigError
+
+CLIP = (1, 3, 4, 64, 64)
+
+
+def resnet50() -> dict[str, Tensor]:
+    """What timm/resnet50.a1_in1k holds, but for the numbers."""
+    import timm
+
+    with torch.device("meta"):
+        shapes = timm.create_model("resnet50").state_dict()
+    return random_numbers(shapes)
+
+
+def random_numbers(shapes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    weights = {}
+    for key, value in shapes.items():
+        if not value.is_floating_point():
+            weights[key] = torch.zeros(value.shape, dtype=value.dtype)
+        elif key.endswith("running_var"):
+            weights[key] = torch.rand(value.shape, generator=generator) + 0.5
+        else:
+            weights[key] = 0.05 * torch.randn(value.shape, generator=generator)
+    return weights
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    from safetensors.torch import save
+
+    return save(resnet50(), {"format": "pt"})
+
+
+def offline(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody answers any more."""
+    point_client_at("http://127.0.0.1:9", monkeypatch)
+    monkeypatch.setenv("VIDZOO_MIRROR", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.log.clear()
+
+
+@pytest.mark.parametrize("name", ["gst_r50", "ctm_r50", "stdcf_r50", "i3d_r50_reparam_11335"])
+def test_an_imagenet_backbone_becomes_a_video_network(
+    web: LoopbackHub, backbone: bytes, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    web.state.add_model("timm/resnet50.a1_in1k", {"model.safetensors": backbone, "config.json": b"{}"})
+    first = vidzoo.create_model(name, pretrained=True).eval()
+    assert first.pretrained_cfg.name == f"{name}.in1k"
+    assert first.pretrained_cfg.provenance["donor"] == "timm:resnet50.a1_in1k"
+    assert len(first.pretrained_cfg.provenance["donor_revision"]) == 40
+    state = first.state_dict()
+    for key, value in resnet50().items():
+        if key.startswith(("layer1.0.conv1", "layer4.2.bn3", "fc")) and key in state and value.numel() > 1:
+            found = state[key]
+            assert torch.equal(found.reshape(value.shape) if found.numel() == value.numel() else found, value), key
+    offline(web, monkeypatch)
+    second = vidzoo.create_model(name, pretrained=True).eval()
+    assert web.log == []
+    assert all(torch.equal(value, second.state_dict()[key]) for key, value in state.items())
+    with torch.inference_mode():
+        assert vidzoo.create_model(name, pretrained=True, num_classes=5).eval()(torch.randn(CLIP)).shape == (1, 5)
+    with pytest.raises(ConfigError, match="initialisation, not an action classifier"):
+        vidzoo.predict("synthetic:jack?seed=3", first)
+
+
+def test_x3d_with_a_sampler_starts_from_pytorchvideos_file(
+    web: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.device("meta"):
+        shapes = vidzoo.create_model("x3d_s").state_dict()
+    ours = random_numbers(shapes)
+    torch.save({"model_state": to_x3d(ours), "epoch": 1}, tmp_path / "X3D_S.pyth")
+    web.host("https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/X3D_S.pyth", tmp_path / "X3D_S.pyth")
+    first = vidzoo.create_model("x3d_s_atfr", pretrained=True).eval()
+    assert not first.pretrained_cfg.is_classifier
+    host = vidzoo.create_model("x3d_s", pretrained=True).eval()
+    assert host.pretrained_cfg.is_classifier
+    assert host.pretrained_cfg.class_names[6] == "arm wrestling"
+    assert len(web.log) == 1  # one download serves both
+    offline(web, monkeypatch)
+    second = vidzoo.create_model("x3d_s_atfr", pretrained=True).eval()
+    state = second.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in first.state_dict().items())
+    assert all(torch.equal(value, state[key]) for key, value in ours.items())
+    assert any(key.startswith("sampler.") for key in state)
+    assert web.log == []
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 5}, {"in_chans": 1}, {"num_frames": 6}, {"features_only": True}])
+def test_what_a_user_changes_works_with_a_donor_too(
+    web: LoopbackHub, tmp_path: Path, options: dict[str, int | bool]
+) -> None:
+    with torch.device("meta"):
+        shapes = vidzoo.create_model("x3d_xs").state_dict()
+    torch.save({"model_state": to_x3d(random_numbers(shapes))}, tmp_path / "X3D_XS.pyth")
+    web.host("https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/X3D_XS.pyth", tmp_path / "X3D_XS.pyth")
+    model = vidzoo.create_model("x3d_xs", pretrained=True, **options).eval()
+    channels = options.get("in_chans", 3)
+    frames = options.get("num_frames", 4)
+    with torch.inference_mode():
+        out = model(torch.randn(1, channels, frames, 64, 64))
+    if "features_only" in options:
+        assert [len(maps.shape) for maps in out] == [5] * len(model.feature_info)
+    else:
+        assert out.shape == (1, options.get("num_classes", 400))
+
+
+def test_options_that_change_weights_are_converted_for(web: LoopbackHub, backbone: bytes) -> None:
+    web.state.add_model("timm/resnet50.a1_in1k", {"model.safetensors": backbone, "config.json": b"{}"})
+    half = vidzoo.create_model("gst_r50", pretrained=True, alpha=1 / 2)
+    assert half.state_dict()["layer1.0.conv2.temporal.weight"].shape[0] == 32
+    assert len(list((cache_folder() / "converted").glob("*.safetensors"))) == 1
+    vidzoo.create_model("gst_r50", pretrained=True)
+    assert len(list((cache_folder() / "converted").glob("*.safetensors"))) == 2
+
+
+def test_every_donor_is_one_that_somebody_can_convert() -> None:
+    import timm
+
+    from vidzoo.convert import LAYOUTS
+
+    for name in vidzoo.list_pretrained():
+        cfg = vidzoo.get_pretrained_cfg(name)
+        if not cfg.donor:
+            continue
+        assert cfg.donor_layout in LAYOUTS, name
+        if cfg.donor.startswith("timm:"):
+            assert timm.get_pretrained_cfg(cfg.donor.removeprefix("timm:")).hf_hub_id, name
+        else:
+            assert cfg.donor.startswith("https://"), name
+        assert cfg.license, name
+        assert cfg.origin_url, name
+
+
+def test_every_family_has_a_donor() -> None:
+    for module in vidzoo.list_modules():
+        names = vidzoo.list_models(module=module, pretrained=True)
+        if module.startswith("vidzoo."):
+            assert any(vidzoo.get_pretrained_cfg(name).donor for name in names), module
