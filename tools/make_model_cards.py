@@ -1,77 +1,63 @@
-"""Write the cards of the weights that ship with the package, from the registry and from measured results.
+"""Write the model cards, one for each family and one for the weights that ship, from the registry and what was measured.
 
-python tools/make_model_cards.py            # writes model_cards/*.md
-python tools/make_model_cards.py --check    # fails where a card is not what would be written
+python tools/make_model_cards.py                 # writes model_cards/*.md
+python tools/make_model_cards.py --check         # fails where a card is not what would be written
+python tools/make_model_cards.py --only kth      # one card, or a few
+python tools/make_model_cards.py --measure       # times every network first (minutes); --measure "x3d*": some
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import vidzoo
-from vidzoo.hub.card import model_card
+from cards.family import families, family_card
+from cards.latency import FILE, Latency, measure
+from cards.weights import embedded, weights_card
 
-HERE = Path(__file__).resolve().parent
-CARDS = HERE.parent / "model_cards"
-
-
-def card(name: str) -> str:
-    """The card of ``arch.tag``: what every card says, and the results and the recipe of its training."""
-    cfg = vidzoo.get_pretrained_cfg(name)
-    text = model_card(cfg, name, load_as=name).rstrip()
-    results = json.loads((HERE / f"{cfg.tag}_results.json").read_text())
-    recipe = (HERE / f"{cfg.tag}.toml").read_text().strip()
-    sections = [
-        text,
-        "## How it was measured\n\n" + "\n\n".join(results["notes"]),
-        "### Order of the frames\n\n" + _orders(results["top1"]),
-        "### Classes\n\n" + _classes(results["class_names"], results["per_class"], results["confusion"]),
-        *(f"### {title}\n\n{text}" for title, text in results.get("more", {}).items()),
-        f"## Recipe\n\n`tools/train_{cfg.tag}.py` runs it; the options of `vidzoo finetune` are\n\n```toml\n{recipe}\n```",
-    ]
-    return "\n\n".join(sections) + "\n"
+CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 
 
-def _orders(top1: Mapping[str, Mapping[str, float]]) -> str:
-    columns = list(next(iter(top1.values())))
-    rows = [[order, *(f"{100 * figures[column]:.1f}" for column in columns)] for order, figures in top1.items()]
-    return _table(["top-1, % of frames", *columns], rows)
+def writers(latency: Latency) -> dict[str, Callable[[], str]]:
+    """What writes each card, by the name of its file without ``.md``."""
+    by_family = {name: partial(family_card, family, latency) for name, family in families().items()}
+    return by_family | {name: partial(weights_card, name) for name in embedded()}
 
 
-def _classes(names: Sequence[str], per_class: Mapping[str, float], confusion: Sequence[Sequence[int]]) -> str:
-    rows = [
-        [name, f"{100 * per_class[name]:.0f}", *(str(count or "") for count in row)]
-        for name, row in zip(names, confusion, strict=True)
-    ]
-    return "Rows are the truth, columns the answer, over all folds.\n\n" + _table(["", "%", *names], rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check the cards; the number of those that are stale."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, fail where a card is stale")
-    check = parser.parse_args().check
+    parser.add_argument("--only", nargs="+", metavar="CARD", help="these cards alone: a family, or arch.tag")
+    parser.add_argument("--folder", type=Path, default=CARDS, help="where the cards are")
+    parser.add_argument("--measure", nargs="*", metavar="PATTERN", help="time the networks first")
+    options = parser.parse_args(arguments)
+    if options.measure is not None:
+        measure(options.measure)
+    cards = writers(Latency.read(FILE))
+    unknown = [name for name in options.only or () if name not in cards]
+    if unknown:
+        parser.error(f"no such card: {', '.join(unknown)}; there are {', '.join(cards)}")
     stale = []
-    CARDS.mkdir(exist_ok=True)
-    for name in vidzoo.list_pretrained():
-        if not vidzoo.get_pretrained_cfg(name).file:
-            continue
-        file, text = CARDS / f"{name}.md", card(name)
-        if not check:
+    if not options.check:
+        options.folder.mkdir(exist_ok=True)
+    if not options.only:
+        stale = [file for file in sorted(options.folder.glob("*.md")) if file.stem not in cards]
+    for name in options.only or cards:
+        file, text = options.folder / f"{name}.md", cards[name]()
+        if not options.check:
             file.write_text(text, encoding="utf-8")
         elif not file.is_file() or file.read_text(encoding="utf-8") != text:
-            stale.append(str(file))
+            stale.append(file)
+    for file in stale:
+        print(f"stale: {file.name}", file=sys.stderr)
     if stale:
-        sys.exit(f"stale: {', '.join(stale)}; run python tools/make_model_cards.py")
+        print("run python tools/make_model_cards.py; delete cards of what is no longer there", file=sys.stderr)
+    return len(stale)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(bool(main()))
