@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cards.family import families, family_card
 from cards.latency import FILE, Latency, measure
+from cards.shortcut import shortcut
 from cards.weights import embedded, weights_card
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
@@ -47,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.only:
         stale = [file for file in sorted(options.folder.glob("*.md")) if file.stem not in cards]
     for name in options.only or cards:
-        file, text = options.folder / f"{name}.md", cards[name]()
+        with shortcut():
+            file, text = options.folder / f"{name}.md", cards[name]()
         if not options.check:
             file.write_text(text, encoding="utf-8")
         elif not file.is_file() or file.read_text(encoding="utf-8") != text:

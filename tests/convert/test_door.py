@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -12,18 +14,16 @@ import torch
 from torch import Tensor, nn
 
 import vidzoo
+from convert.blobs import blobs
 from fidelity.networks import lively
-from vidzoo.convert import Conversion, convert, detect, to_vidzoo
+from vidzoo.convert import Conversion, convert, detect, door, to_vidzoo
 from vidzoo.convert.gst import to_gst
 from vidzoo.convert.pyslowfast import to_pyslowfast
 from vidzoo.convert.pytorchvideo.slowfast import to_slowfast
 from vidzoo.convert.sgs import to_sgs
-from vidzoo.convert.wrappers import unwrap
 from vidzoo.errors import ConfigError, UnknownModelError, UnknownOptionError, WeightsError
 from vidzoo.loading import load_weights
 from vidzoo.models import VideoModel
-
-WEIGHTS = {"conv1.weight": torch.arange(6.0).reshape(2, 3), "bn1.num_batches_tracked": torch.tensor(3)}
 
 
 @cache
@@ -48,56 +48,16 @@ def _image(name: str = "resnet18") -> nn.Module:
     return torchvision.models.get_model(name, num_classes=6).eval()
 
 
+@cache
+def _sampled() -> VideoModel:
+    return vidzoo.create_model("resnet3d_18_atfr", num_classes=5, released=True)
+
+
 def _loaded(name: str, weights: dict[str, Tensor], **options: Any) -> VideoModel:
     """What the strict loader makes of the weights."""
     model = vidzoo.create_model(name, num_classes=weights["fc.weight"].shape[0], **options).eval()
     load_weights(model, weights, source="the door")
     return model
-
-
-# Wrappers.
-
-
-@pytest.mark.parametrize(
-    "container", ["", "state_dict_ema", "model_ema", "state_dict", "model_state", "model_state_dict", "model"]
-)
-@pytest.mark.parametrize(
-    "prefix",
-    ["", "module.", "_orig_mod.", "base_model.", "module._orig_mod.", "_orig_mod.module.", "module.base_model."],
-)
-def test_containers_and_prefixes_are_removed(container: str, prefix: str) -> None:
-    content: dict[str, Any] = {prefix + key: value for key, value in WEIGHTS.items()}
-    found = unwrap({container: content, "epoch": 3, "optimizer": {"state": {}}} if container else content)
-    assert found.keys() == WEIGHTS.keys()
-    assert all(found[key] is WEIGHTS[key] for key in WEIGHTS)
-
-
-def test_a_container_inside_a_container_is_opened_and_averaged_weights_come_first() -> None:
-    assert unwrap({"model": {"state_dict": WEIGHTS}}).keys() == WEIGHTS.keys()
-    assert unwrap({"state_dict": {"last": torch.zeros(1)}, "model_ema": WEIGHTS}).keys() == WEIGHTS.keys()
-
-
-def test_a_backbone_is_unwrapped_although_its_classifier_lies_beside_it() -> None:
-    wrapped = {f"module.base_model.{key}": value for key, value in WEIGHTS.items()}
-    found = unwrap({**wrapped, "module.new_fc.weight": torch.zeros(2)})
-    assert found.keys() == {*WEIGHTS, "new_fc.weight"}
-
-
-def test_a_prefix_that_one_key_lacks_belongs_to_the_network() -> None:
-    assert unwrap({"module.a": torch.zeros(1), "b": torch.zeros(1)}).keys() == {"module.a", "b"}
-
-
-@pytest.mark.parametrize(
-    ("content", "match"),
-    [
-        ([1], "this checkpoint holds a list"),
-        ({"epoch": 3, "args": "x"}, "holds no tensors: its keys are epoch, args"),
-        ({"state_dict": {}}, "holds no tensors: its keys are none"),
-    ],
-)
-def test_what_holds_no_tensors_is_refused(content: Any, match: str) -> None:
-    with pytest.raises(WeightsError, match=match):
-        detect(content)
 
 
 # The same topology.
@@ -151,25 +111,11 @@ def test_the_gst_authors_file_is_unwrapped_and_renamed() -> None:
     assert all(torch.equal(found.weights[key], value) for key, value in model.state_dict().items())
 
 
-def _blobs(weights: dict[str, Tensor]) -> dict[str, Any]:
-    """PySlowFast's keys of one pathway as Caffe2's names."""
-    leaves = {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}
-    blobs: dict[str, Any] = {"lr": torch.zeros(1).numpy(), "model_iter": torch.zeros(1).long().numpy()}
-    for key, value in weights.items():
-        layer, _, leaf = key.rpartition(".")
-        if leaf in leaves:
-            name = re.sub(r"s(\d)\.pathway0_res(\d+)\.", r"res\1_\2_", layer).replace("branch2.", "branch2")
-            name = name.replace("s1.pathway0_stem.conv", "conv1").replace("s1.pathway0_stem.bn", "res_conv1_bn")
-            norm = name.endswith("_bn")
-            name = name.replace("head.projection", "pred")
-            blobs[f"{name}_{leaves[leaf] if norm or leaf == 'bias' else 'w'}"] = value.numpy()
-    return blobs
-
-
 def test_caffe2s_arrays_are_read_like_tensors() -> None:
     donor = _trained("slow_r18").state_dict()
-    blobs = _blobs(to_pyslowfast(donor))
-    found = convert({"blobs": blobs, "cfg": "a text"}, "slow_r18")
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in blobs(to_pyslowfast(donor)).items()}
+    arrays |= {"lr": torch.zeros(1).numpy(), "model_iter": torch.zeros(1).long().numpy()}
+    found = convert({"blobs": arrays, "cfg": "a text"}, "slow_r18")
     assert (found.layout, found.exact) == ("caffe2", True)
     counters = [key for key in donor if key.endswith("num_batches_tracked")]
     assert all(torch.equal(found.weights[key], value) for key, value in donor.items() if key not in counters)
@@ -178,7 +124,7 @@ def test_caffe2s_arrays_are_read_like_tensors() -> None:
 def test_pyslowfasts_file_is_told_from_that_of_sgs() -> None:
     donor = _trained("resnet3d_18").state_dict()
     assert convert({"model_state": to_pyslowfast(donor)}, "resnet3d_18").exact
-    sampled = vidzoo.create_model("resnet3d_18_atfr", num_classes=5, released=True).state_dict()
+    sampled = _sampled().state_dict()
     found = convert({"model_state": to_sgs(sampled)}, "resnet3d_18_atfr", released=True)
     assert (found.layout, found.exact) == ("sgs", True)
     assert all(torch.equal(value, sampled[key]) for key, value in found.weights.items())
@@ -302,6 +248,27 @@ def test_the_random_generator_is_left_alone_and_the_seed_decides() -> None:
     assert differing == {key for key in first if key.endswith(".temporal.weight")}
 
 
+def test_threads_that_convert_at_once_draw_what_one_alone_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each thread stops once it has drawn its network, until the other has too or has been kept out.
+    both = threading.Barrier(2)
+    build = door._build
+
+    def slow(arch: str, options: Any) -> Any:
+        model = build(arch, options)
+        if not next(model.parameters()).is_meta and threading.current_thread() is not threading.main_thread():
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(timeout=0.2)
+        return model
+
+    image, before = _image().state_dict(), torch.get_rng_state()
+    expected = to_vidzoo(image, "gst_r18", seed=3)
+    monkeypatch.setattr(door, "_build", slow)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda seed: to_vidzoo(image, "gst_r18", seed=seed), (3, 3)))
+    assert all(torch.equal(value, one[key]) for one in found for key, value in expected.items())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_result_lies_on_the_cpu_wherever_networks_are_built() -> None:
     with torch.device("meta"):
         found = to_vidzoo(_trained("c3d_c3").state_dict(), "stdcf_c3")
@@ -364,6 +331,19 @@ def test_a_layout_that_the_weights_do_not_have_is_refused_by_its_converter() -> 
         WeightsError, match=r"in the layout 'pytorchvideo'\) cannot be read for c2d_r18: .*pytorchvideo"
     ):
         to_vidzoo(_image().state_dict(), "c2d_r18", "pytorchvideo")
+
+
+def test_tensors_without_their_axes_or_their_values_are_refused() -> None:
+    weights = to_pyslowfast(_trained("slow_r18").state_dict())
+    flat = {key: value.flatten() for key, value in weights.items()}
+    with pytest.raises(WeightsError, match=r"in the layout 'pyslowfast'\) (cannot be read for|do not make a) slow_r18"):
+        to_vidzoo(flat, "slow_r18")
+    sampled = {key: value.flatten() for key, value in to_sgs(_sampled().state_dict()).items()}
+    with pytest.raises(WeightsError, match="have not the shapes of that layout"):
+        to_vidzoo(sampled, "resnet3d_18_atfr", released=True)
+    empty = {key: value.to("meta") for key, value in weights.items()}
+    with pytest.raises(WeightsError, match="on the meta device and have no values"):
+        to_vidzoo(empty, "slow_r18")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import pytest
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import vidzoo
+from models.untouched import writes
+from vidzoo.blank import blank
 from vidzoo.errors import ConfigError, WeightsError
 from vidzoo.layers.p3d import P3DConv3d
 from vidzoo.layers.reparam import ReparamConv3d
@@ -123,18 +125,24 @@ def test_a_grayscale_network_answers_to_a_gray_clip_as_the_original_does_to_it_i
     assert (video(gray) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+def _blank(name: str, **options: Any) -> VideoResNet:
+    """For refusals, which need no values."""
+    with blank():
+        return vidzoo.create_model(name, num_classes=5, **options)
+
+
 def _refused(model: VideoResNet, state_dict: dict[str, Tensor], match: str) -> None:
-    before = copy.deepcopy(model.state_dict())
+    before = writes(model)
     with pytest.raises(WeightsError, match=match):
         init_from_2d(model, state_dict)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert writes(model) == before
 
 
 @pytest.mark.parametrize("family", ["c3d", "gst"])
 def test_another_depth_is_refused_and_the_model_is_untouched(family: str) -> None:
     import torchvision
 
-    model = vidzoo.create_model(f"{family}_r18", num_classes=5)
+    model = _blank(f"{family}_r18")
     with torch.device("meta"):
         others = [torchvision.models.resnet34().state_dict(), torchvision.models.resnet50().state_dict()]
     _refused(model, others[0], "unexpected")
@@ -146,26 +154,26 @@ def test_a_deep_stem_is_refused_and_the_model_is_untouched() -> None:
 
     with torch.device("meta"):
         deep = timm.create_model("resnet50d").state_dict()
-    _refused(vidzoo.create_model("c2d_r50", num_classes=5), deep, r"conv1\.weight")
+    _refused(_blank("c2d_r50"), deep, r"conv1\.weight")
 
 
 @pytest.mark.parametrize("key", ["conv1.weight", "layer2.1.conv2.weight", "layer4.0.downsample.1.running_var"])
 def test_a_missing_tensor_is_named_and_the_model_is_untouched(key: str) -> None:
     given = dict(_trained("torchvision", "resnet18").state_dict())
     del given[key]
-    _refused(vidzoo.create_model("gst_r18", num_classes=5), given, f"1 missing: {key}")
+    _refused(_blank("gst_r18"), given, f"1 missing: {key}")
 
 
 def test_a_tensor_of_another_shape_is_named_and_the_model_is_untouched() -> None:
     given = dict(_trained("torchvision", "resnet18").state_dict())
     given["layer1.0.conv1.weight"] = torch.zeros(64, 64, 5, 5)
-    _refused(vidzoo.create_model("p3d_r18", num_classes=5), given, r"layer1\.0\.conv1\.weight is \(64, 64, 5, 5\)")
+    _refused(_blank("p3d_r18"), given, r"layer1\.0\.conv1\.weight is \(64, 64, 5, 5\)")
 
 
 def test_a_surplus_tensor_is_named_and_the_model_is_untouched() -> None:
     given = dict(_trained("torchvision", "resnet18").state_dict())
     given["layer1.0.se.weight"] = torch.zeros(1)
-    _refused(vidzoo.create_model("c3d_g2_r18", num_classes=5), given, r"1 unexpected: layer1\.0\.se\.weight")
+    _refused(_blank("c3d_g2_r18"), given, r"1 unexpected: layer1\.0\.se\.weight")
 
 
 def test_a_network_in_double_precision_stays_so() -> None:
@@ -177,9 +185,18 @@ def test_a_network_in_double_precision_stays_so() -> None:
 # Temporal-filter analysis: inflation in three ways, through branches and separable units too.
 
 
-def _started(build: Callable[..., VideoResNet], depth: int, mode: Any = None, **options: Any) -> VideoResNet:
+@lru_cache(maxsize=2)
+def _built(build: Callable[..., VideoResNet], **options: Any) -> VideoResNet:
+    return build(num_classes=5, drop_rate=0.0, **options).eval()
+
+
+def _started(build: Callable[..., VideoResNet], depth: int, mode: Any, **options: Any) -> VideoResNet:
+    """A network that other tests start too: every start gives all its values."""
+    return _start(_built(build, **options), depth, mode)
+
+
+def _start(model: VideoResNet, depth: int, mode: Any) -> VideoResNet:
     given = _trained("torchvision", f"resnet{depth}").state_dict()
-    model = build(num_classes=5, drop_rate=0.0, **options).eval()
     assert init_from_2d(model, given, mode=mode) == []
     model.fc.load_state_dict({key: given[f"fc.{key}"] for key in ("weight", "bias")})
     return model
@@ -205,7 +222,7 @@ def test_centre_inflation_gives_the_frames_of_any_clip_what_the_image_network_gi
     build: Any, depth: int, options: Any
 ) -> None:
     model = _started(build, depth, "centre", **options)
-    clip = torch.randn(1, 3, 3, 48, 48)
+    clip = torch.randn(1, 3, 3, 32, 32)
     expected = _frame_by_frame(_trained("torchvision", f"resnet{depth}"), clip)
     assert (model(clip) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -213,9 +230,9 @@ def test_centre_inflation_gives_the_frames_of_any_clip_what_the_image_network_gi
 @pytest.mark.parametrize("build", [i3d_r18_11335, i3d_r18_reparam_11335])
 @torch.no_grad()
 def test_branches_from_a_2d_network_train_as_it_trains(build: Any) -> None:
-    model = _started(build, 18).double().train()
+    model = _start(build(num_classes=5, drop_rate=0.0), 18, None).double().train()
     image = copy.deepcopy(_trained("torchvision", "resnet18")).double().train()
-    stills = torch.randn(4, 3, 48, 48, dtype=torch.float64)
+    stills = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     expected = image(stills)
     found = model(stills.unsqueeze(2).expand(-1, -1, 3, -1, -1))
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()  # filters were stored in single precision
@@ -273,18 +290,18 @@ def test_a_mode_reaches_every_filter_over_time(build: Any, options: Any, mode: A
 def test_a_mode_that_cannot_be_is_refused_and_no_weight_changes(
     build: Any, options: Any, mode: Any, match: str
 ) -> None:
-    model = build(num_classes=5, **options)
-    before = copy.deepcopy(model.state_dict())
+    model = _blank(build.__name__, **options)
+    before = writes(model)
     with pytest.raises(ConfigError, match=match):
         init_from_2d(model, _trained("torchvision", "resnet18").state_dict(), mode=mode)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert writes(model) == before
 
 
 @pytest.mark.parametrize("build", [i3d_r18_reparam_11335, s3d_r18])
 def test_a_norm_that_belongs_into_a_unit_is_missed_by_name(build: Any) -> None:
     given = dict(_trained("torchvision", "resnet18").state_dict())
     del given["layer4.1.bn2.running_mean"]
-    _refused(build(num_classes=5), given, r"1 missing: layer4\.1\.bn2\.running_mean")
+    _refused(_blank(build.__name__), given, r"1 missing: layer4\.1\.bn2\.running_mean")
 
 
 @pytest.mark.parametrize(("mode", "total"), [("centre", 1.0), ("mean", 1.0), ("repeat", 3.0)])
@@ -298,7 +315,7 @@ def test_a_mode_reaches_the_atoms_too(mode: Any, total: float) -> None:
 
 
 def test_a_mode_that_one_unit_refuses_is_taken_by_none() -> None:
-    model = vidzoo.create_model("i3d_r18_reparam_11335", eta="inf")
+    model = _blank("i3d_r18_reparam_11335", eta="inf")
     before = [unit.inflation for unit in model.modules() if hasattr(unit, "inflation")]
     with pytest.raises(ConfigError, match="eta=inf"):
         init_from_2d(model, _trained("torchvision", "resnet18").state_dict(), mode="mean")

@@ -179,7 +179,7 @@ def _figures(cfg: VideoCfg, measured: Mapping[str, float], reported: Mapping[str
 def _use(cfg: VideoCfg, load_as: str, model_args: Mapping[str, Any]) -> str:
     height, width = cfg.eval_crop_size
     shape = f"(1, {cfg.in_chans}, {cfg.num_frames}, {height}, {width})"
-    out = f"(1, {cfg.num_classes}) logits" if cfg.num_classes else "(1, num_features)"
+    out = f"(1, {cfg.num_classes}) logits" if cfg.num_classes else "(1, model.head_hidden_size)"
     # A name of the zoo gives fresh weights unless it is told otherwise; a folder or a repository is its weights.
     given = quoted(load_as) if ":" in load_as else f"{quoted(load_as)}, pretrained=True"
     code = (

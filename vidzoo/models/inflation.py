@@ -93,7 +93,7 @@ def fit_length(kernel: Tensor, length: int) -> Tensor:
         raise ConfigError(f"a kernel of {taps} frames and one of {length} have no common middle")
     if taps <= length:
         side = (length - taps) // 2
-        return F.pad(kernel, (0, 0, 0, 0, side, side))
+        return F.pad(kernel, (0, 0, 0, 0, side, side)) if side else kernel
     side = (taps - length) // 2
     shorter = kernel.narrow(2, side, length).clone()
     shorter[:, :, 0] += kernel[:, :, :side].sum(dim=2)
@@ -300,7 +300,11 @@ def _kept_kernel(conv: nn.Conv3d | SpatioTemporalUnit) -> Tensor:
         filters = [branch.filters() for branch in conv.branches if isinstance(branch, MeanScaledConv3d)]
         for index, norm in enumerate(conv.last_norms()):
             filters[index] = filters[index] * norm.weight[:, None, None, None, None]
-        return torch.stack([fit_length(one, conv.kernel_size[0]) for one in filters]).sum(dim=0)
+        length = conv.kernel_size[0]
+        kernel = filters[0].new_zeros(conv.out_channels, conv.in_channels, *conv.kernel_size)
+        for one in filters:  # (C_out, C_in, tau, k, k), about the same middle frame
+            kernel.narrow(2, (length - one.shape[2]) // 2, one.shape[2]).add_(one)
+        return kernel
     if isinstance(conv, GSTConv3d):
         kernel = conv.spatial.weight.new_zeros(_flat_shape(conv)).unsqueeze(2)
         kernel[: conv.spatial_channels, : conv.spatial_in] = conv.spatial.weight
