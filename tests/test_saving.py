@@ -13,7 +13,7 @@ from vidzoo.checkpoint import sha256_of
 from vidzoo.saving import save_tensors
 
 TENSORS = {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor(3)}
-NOTES = {"format": "pt", "origin": "Ünique \"quoted\"", "vidzoo_version": "1", "x": "y"}
+NOTES = {"format": "pt", "origin": 'Ünique "quoted"', "vidzoo_version": "1", "x": "y"}
 
 
 def test_the_same_tensors_and_notes_give_the_same_bytes(tmp_path: Path) -> None:

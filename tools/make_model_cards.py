@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cards.family import families, family_card
 from cards.latency import FILE, Latency, measure
-from cards.shortcut import shortcut
+from cards.shortcut import Shortcut
 from cards.weights import embedded, weights_card
 
 CARDS = Path(__file__).resolve().parents[1] / "model_cards"
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.only:
         stale = [file for file in sorted(options.folder.glob("*.md")) if file.stem not in cards]
     for name in options.only or cards:
-        with shortcut():
+        with Shortcut():
             file, text = options.folder / f"{name}.md", cards[name]()
         if not options.check:
             file.write_text(text, encoding="utf-8")

@@ -22,10 +22,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 import vidzoo
+from vidzoo.blank import blank
 from vidzoo.checkpoint import sha256_of
 from vidzoo.cli.common import table
 from vidzoo.errors import ConfigError, UnknownModelError, VidzooError, nearest
@@ -38,10 +38,24 @@ FILES = ("README.md", CONFIG, WEIGHTS)
 
 # SPDX identifiers of licences under which changed copies may be passed on.
 _FREE_LICENCES = frozenset(
-    (
-        *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "zlib", "unlicense", "cc0-1.0", "mpl-2.0"),
-        *("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0"),
-    )
+    [
+        "apache-2.0",
+        "mit",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "isc",
+        "zlib",
+        "unlicense",
+        "cc0-1.0",
+        "mpl-2.0",
+        "gpl-3.0",
+        "lgpl-3.0",
+        "agpl-3.0",
+        "cc-by-4.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-4.0",
+        "cc-by-nc-sa-4.0",
+    ]
 )
 
 
@@ -153,7 +167,7 @@ def _is_set_of_weights(name: str) -> bool:
 
 def _planned(name: str, organisation: str, accepted: Sequence[str]) -> Plan:
     cfg = vidzoo.get_pretrained_cfg(name)
-    with torch.device("meta"):
+    with blank():
         state = vidzoo.create_model(name, pretrained=False).state_dict()
     size = sum(value.numel() * value.element_size() for value in state.values())
     return Plan(

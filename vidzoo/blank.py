@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["blank"]
+__all__ = ["NothingDrawn", "blank"]
 
-_DRAWS = (Tensor.normal_, Tensor.uniform_)
+# Those of torch.nn.init that are told of as a whole, and what the others end in.
+_DRAWS = frozenset((nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.normal_, Tensor.uniform_))
 
 
-class _NothingDrawn(TorchFunctionMode):
+class NothingDrawn(TorchFunctionMode):
     """Random values are not drawn where there is no place for them.
 
     The first normal value on the meta device makes torch import its symbolic algebra, which takes longer than building
@@ -29,13 +30,16 @@ class _NothingDrawn(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in _DRAWS and args and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        if func in _DRAWS:
+            tensor: Tensor = named["tensor"] if "tensor" in named else args[0]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **named)
 
 
 @contextmanager
 def blank() -> Iterator[None]:
     """What is built inside has shapes and dtypes, and neither values nor memory."""
-    with torch.device("meta"), _NothingDrawn():
+    with torch.device("meta"), NothingDrawn():
         yield

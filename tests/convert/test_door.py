@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import vidzoo
 from convert.blobs import blobs
 from fidelity.networks import lively
+from models.trained import trained
 from vidzoo.convert import Conversion, convert, detect, door, to_vidzoo
 from vidzoo.convert.gst import to_gst
 from vidzoo.convert.pyslowfast import to_pyslowfast
@@ -24,20 +25,6 @@ from vidzoo.convert.sgs import to_sgs
 from vidzoo.errors import ConfigError, UnknownModelError, UnknownOptionError, WeightsError
 from vidzoo.loading import load_weights
 from vidzoo.models import VideoModel
-
-
-@cache
-def _trained(name: str) -> VideoModel:
-    torch.manual_seed(4)
-    model = vidzoo.create_model(name, num_classes=5).eval()
-    for key, value in model.state_dict().items():
-        if key.endswith("running_var") or (value.ndim == 1 and key.endswith(".weight")):
-            value.uniform_(0.5, 1.5)
-        elif value.is_floating_point() and value.ndim == 1:
-            value.uniform_(-0.2, 0.2)
-        elif key == "fc.weight":
-            value.normal_()
-    return model
 
 
 @cache
@@ -112,7 +99,7 @@ def test_the_gst_authors_file_is_unwrapped_and_renamed() -> None:
 
 
 def test_caffe2s_arrays_are_read_like_tensors() -> None:
-    donor = _trained("slow_r18").state_dict()
+    donor = trained("slow_r18").state_dict()
     arrays: dict[str, Any] = {name: value.numpy() for name, value in blobs(to_pyslowfast(donor)).items()}
     arrays |= {"lr": torch.zeros(1).numpy(), "model_iter": torch.zeros(1).long().numpy()}
     found = convert({"blobs": arrays, "cfg": "a text"}, "slow_r18")
@@ -122,7 +109,7 @@ def test_caffe2s_arrays_are_read_like_tensors() -> None:
 
 
 def test_pyslowfasts_file_is_told_from_that_of_sgs() -> None:
-    donor = _trained("resnet3d_18").state_dict()
+    donor = trained("resnet3d_18").state_dict()
     assert convert({"model_state": to_pyslowfast(donor)}, "resnet3d_18").exact
     sampled = _sampled().state_dict()
     found = convert({"model_state": to_sgs(sampled)}, "resnet3d_18_atfr", released=True)
@@ -135,7 +122,7 @@ def test_pyslowfasts_file_is_told_from_that_of_sgs() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", ["c3d_c3", "stdcf_c3"])
 def test_every_floating_type_becomes_single_precision(dtype: torch.dtype, name: str) -> None:
-    given = _trained("c3d_c3").state_dict()
+    given = trained("c3d_c3").state_dict()
     weights = {key: value.to(dtype) if value.is_floating_point() else value for key, value in given.items()}
     found = to_vidzoo(weights, name)
     assert {value.dtype for value in found.values()} == {torch.float32, torch.int64}
@@ -144,7 +131,7 @@ def test_every_floating_type_becomes_single_precision(dtype: torch.dtype, name: 
 
 
 def test_files_of_old_versions_without_counters_are_complete() -> None:
-    given = _trained("c3d_c3").state_dict()
+    given = trained("c3d_c3").state_dict()
     weights = {key: value for key, value in given.items() if not key.endswith("num_batches_tracked")}
     found = convert(weights, "c3d_c3")
     assert found.exact
@@ -153,7 +140,7 @@ def test_files_of_old_versions_without_counters_are_complete() -> None:
 
 
 def test_parameters_with_gradients_become_plain_tensors() -> None:
-    found = to_vidzoo({**_trained("c3d_c3").state_dict(), **dict(_trained("c3d_c3").named_parameters())}, "c3d_c3")
+    found = to_vidzoo({**trained("c3d_c3").state_dict(), **dict(trained("c3d_c3").named_parameters())}, "c3d_c3")
     assert not any(value.requires_grad for value in found.values())
 
 
@@ -196,19 +183,19 @@ def test_timms_keys_are_those_of_torchvision() -> None:
 
 
 def test_a_start_of_the_same_function_is_exact_and_one_that_is_near_is_not() -> None:
-    weights = _trained("i3d_r18").state_dict()
+    weights = trained("i3d_r18").state_dict()
     assert convert(weights, "i3d_r18", eta=2).exact
     near = convert(weights, "i3d_r18_11335")
     assert not near.exact
     assert "conv1" in dict(near.approximated)
-    adapted = convert(weights, "i3d_r18", in_chans=1)
+    adapted = convert(trained("c3d_c3").state_dict(), "c3d_c3", in_chans=1)
     assert (adapted.exact, adapted.fresh, adapted.approximated) == (False, (), ())
 
 
 @pytest.mark.parametrize("name", ["resnet3d_18", "resnet3d_18_atfr"])
 @pytest.mark.parametrize("layout", [dict, to_slowfast, to_pyslowfast])
 def test_a_fast_pathway_starts_the_network_of_atfr(name: str, layout: Callable[..., dict[str, Tensor]]) -> None:
-    donor = _trained("slowfast_r18_8x8").state_dict()
+    donor = trained("slowfast_r18_8x8").state_dict()
     found = convert(layout(donor), name)
     assert (found.layout, found.exact) == ("fast-pathway", False)
     assert torch.equal(found.weights["conv1.weight"], donor["fast.conv1.weight"])
@@ -271,13 +258,13 @@ def test_threads_that_convert_at_once_draw_what_one_alone_draws(monkeypatch: pyt
 
 def test_the_result_lies_on_the_cpu_wherever_networks_are_built() -> None:
     with torch.device("meta"):
-        found = to_vidzoo(_trained("c3d_c3").state_dict(), "stdcf_c3")
+        found = to_vidzoo(trained("c3d_c3").state_dict(), "stdcf_c3")
     assert {value.device.type for value in found.values()} == {"cpu"}
     _loaded("stdcf_c3", found)
 
 
 def test_the_number_of_classes_is_that_of_the_weights_unless_another_is_asked_for() -> None:
-    weights = _trained("c3d_c3").state_dict()
+    weights = trained("c3d_c3").state_dict()
     assert to_vidzoo(weights, "c3d_c3")["fc.weight"].shape == (5, 128)
     found = convert(weights, "c3d_c3", num_classes=9)
     assert found.weights["fc.weight"].shape == (9, 128)
@@ -288,7 +275,7 @@ def test_the_number_of_classes_is_that_of_the_weights_unless_another_is_asked_fo
 
 
 def test_a_layout_can_be_named_and_a_tag_is_passed_over() -> None:
-    found = convert(_trained("c3d_c3").state_dict(), "c3d_c3", "vidzoo")
+    found = convert(trained("c3d_c3").state_dict(), "c3d_c3", "vidzoo")
     assert isinstance(found, Conversion)
     assert found.layout == "vidzoo"
     tagged = to_vidzoo(vidzoo.create_model("gst_r18", num_classes=10).state_dict(), "gst_r18.weizmann")
@@ -316,7 +303,7 @@ def test_a_layout_can_be_named_and_a_tag_is_passed_over() -> None:
 )
 def test_a_network_of_another_topology_is_refused_with_the_one_that_it_is(donor: str, name: str, match: str) -> None:
     with pytest.raises(WeightsError, match=match):
-        to_vidzoo(_trained(donor).state_dict(), name)
+        to_vidzoo(trained(donor).state_dict(), name)
 
 
 def test_a_2d_network_of_another_depth_is_refused_with_the_depth_that_it_has() -> None:
@@ -334,7 +321,7 @@ def test_a_layout_that_the_weights_do_not_have_is_refused_by_its_converter() -> 
 
 
 def test_tensors_without_their_axes_or_their_values_are_refused() -> None:
-    weights = to_pyslowfast(_trained("slow_r18").state_dict())
+    weights = to_pyslowfast(trained("slow_r18").state_dict())
     flat = {key: value.flatten() for key, value in weights.items()}
     with pytest.raises(WeightsError, match=r"in the layout 'pyslowfast'\) (cannot be read for|do not make a) slow_r18"):
         to_vidzoo(flat, "slow_r18")
@@ -348,14 +335,14 @@ def test_tensors_without_their_axes_or_their_values_are_refused() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_refused(value: float) -> None:
-    weights = dict(_trained("c3d_c3").state_dict())
+    weights = dict(trained("c3d_c3").state_dict())
     weights["layer1.0.bn.weight"] = torch.full((32,), value)
     with pytest.raises(WeightsError, match=r"NaN or infinite values in layer1\.0\.bn\.weight"):
         to_vidzoo(weights, "c3d_c3")
 
 
 def test_whole_numbers_in_the_place_of_a_filter_are_refused() -> None:
-    weights = dict(_trained("x3d_s").state_dict())
+    weights = dict(trained("x3d_s").state_dict())
     weights["conv5.weight"] = weights["conv5.weight"].to(torch.int8)
     with pytest.raises(WeightsError, match=r"conv5\.weight is torch\.int8"):
         to_vidzoo(weights, "x3d_s")
@@ -374,7 +361,7 @@ def test_names_layouts_and_options_that_do_not_exist_are_refused(
     name: str, source: str | None, options: dict[str, Any], error: type[Exception], match: str
 ) -> None:
     with pytest.raises(error, match=match):
-        to_vidzoo(_trained("c3d_c3").state_dict(), name, source, **options)
+        to_vidzoo(trained("c3d_c3").state_dict(), name, source, **options)
 
 
 def test_no_converter_is_imported_before_its_layout_is_met() -> None:

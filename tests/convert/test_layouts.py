@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import vidzoo
+from vidzoo.blank import blank
 from vidzoo.convert import LAYOUTS, detect
 from vidzoo.convert.gst import to_gst
 from vidzoo.convert.ibm import to_ibm
@@ -26,14 +27,14 @@ Weights = dict[str, Tensor]
 
 
 def _ours(name: str) -> Weights:
-    with torch.device("meta"):
+    with blank():
         return vidzoo.create_model(name).state_dict()
 
 
 def _torchvision(name: str) -> Weights:
     import torchvision
 
-    with torch.device("meta"):
+    with blank():
         if hasattr(torchvision.models.video, name):
             return getattr(torchvision.models.video, name)().state_dict()
         return torchvision.models.get_model(name).state_dict()
@@ -42,7 +43,7 @@ def _torchvision(name: str) -> Weights:
 def _timm(name: str) -> Weights:
     import timm
 
-    with torch.device("meta"):
+    with blank():
         return timm.create_model(name).state_dict()
 
 
@@ -52,7 +53,7 @@ def _lr_asd() -> Weights:
 
 
 def _sgs(name: str) -> Weights:
-    with torch.device("meta"):
+    with blank():
         return to_sgs(vidzoo.create_model(name, released=True).state_dict())
 
 
@@ -60,6 +61,31 @@ def _caffe2(name: str) -> Weights:
     path = "t_" if name.startswith("slowfast") else ""
     return {f"{path}{blob}": torch.empty(1, device="meta") for blob in ("conv1_w", "res2_0_branch2a_w", "pred_w")}
 
+
+OURS = [
+    "c2d_r18",
+    "c3d_r50",
+    "c3d_g2_r18",
+    "i3d_r18_11335",
+    "i3d_r18_reparam_11335",
+    "stdcf_r18",
+    "gst_r18",
+    "p3d_r18",
+    "ctm_r18",
+    "s3d",
+    "s3d_r18",
+    "x3d_s",
+    "x3d_s_atfr",
+    "slow_r18",
+    "slowfast_r18_8x8",
+    "slowfast_r18_8x8_atfr",
+    "c3d_c3",
+    "rank1_c3",
+    "stdcf_c3",
+    "resnet3d_18",
+    "r2plus1d_r18",
+    "c2d_pool_r18_atfr",
+]
 
 CASES: list[tuple[str, str, Callable[[str], Weights]]] = [
     *(("resnet-2d", name, _torchvision) for name in ("resnet18", "resnet50")),
@@ -86,32 +112,7 @@ CASES: list[tuple[str, str, Callable[[str], Weights]]] = [
     ("gst", "gst_r50", lambda name: to_gst(_ours(name))),
     ("gst", "gst_large_r50", lambda name: to_gst(_ours(name), wrapped=True)),
     ("lr-asd", "", lambda name: _lr_asd()),
-    *(
-        ("vidzoo", name, _ours)
-        for name in (
-            *(
-                "c2d_r18",
-                "c3d_r50",
-                "c3d_g2_r18",
-                "i3d_r18_11335",
-                "i3d_r18_reparam_11335",
-                "stdcf_r18",
-                "gst_r18",
-                "p3d_r18",
-            ),
-            *(
-                "ctm_r18",
-                "s3d",
-                "s3d_r18",
-                "x3d_s",
-                "x3d_s_atfr",
-                "slow_r18",
-                "slowfast_r18_8x8",
-                "slowfast_r18_8x8_atfr",
-            ),
-            *("c3d_c3", "rank1_c3", "stdcf_c3", "resnet3d_18", "r2plus1d_r18", "c2d_pool_r18_atfr"),
-        )
-    ),
+    *(("vidzoo", name, _ours) for name in OURS),
 ]
 
 

@@ -7,8 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import stat
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -100,20 +98,6 @@ def test_a_damaged_cache_is_made_anew(
     again = load().state_dict()
     assert all(torch.equal(again[key], value) for key, value in theirs.items())
     assert len(web.log) == (1 if place == "converted" else 2)
-
-
-@pytest.fixture
-def locked_away(tmp_path: Path) -> Iterator[Path]:
-    home = tmp_path / "home"
-    home.mkdir()
-    home.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    yield home
-    home.chmod(stat.S_IRWXU)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_cache_that_cannot_be_written(web: LoopbackHub, published: Path, locked_away: Path) -> None:
-    assert "VIDZOO_HOME" in refused(HubError)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ def _theirs(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
 
 
 def _of_pytorchvideo(file: str, classes: int) -> dict[str, Tensor]:
-    hub = pytest.importorskip("pytorchvideo.models.hub")
+    from pytorchvideo.models import hub
+
     build = _PYTORCHVIDEO[file.removesuffix(".pyth")]
     if build:
         return _theirs(partial(getattr(hub, build), pretrained=False, model_num_class=classes))

@@ -210,5 +210,5 @@ def test_every_donor_is_one_that_somebody_can_convert() -> None:
 def test_every_family_has_a_donor() -> None:
     for module in vidzoo.list_modules():
         names = vidzoo.list_models(module=module, pretrained=True)
-        if module.startswith("vidzoo."):
+        if module.startswith("vidzoo.") and module != "vidzoo.models.grafted":  # which has its backbone's weights
             assert any(vidzoo.get_pretrained_cfg(name).donor for name in names), module

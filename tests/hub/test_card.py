@@ -101,7 +101,7 @@ def test_an_initialisation_says_so_in_so_many_words() -> None:
     assert "Its figures hold" not in text
     assert "None yet: its 4 outputs, left from ImageNet-1k, do not name actions." in text
     # Without names of its own the head is new: nothing of it is left from anywhere.
-    new = model_card(cfg.replace(class_names=()))
+    new = model_card(start.replace(class_names=()))
     assert "None yet: its 4 outputs do not name actions." in new
     assert "jump &#124; run" not in text
     assert "an initialisation" not in model_card(CFG)

@@ -11,27 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vidzoo
+from models.trained import trained
 from models.untouched import writes
 from vidzoo.blank import blank
 from vidzoo.errors import ConfigError, WeightsError
 from vidzoo.models import VideoModel
 from vidzoo.models.inflation import fit_length
 from vidzoo.models.start import StartReport, start_from
-
-
-@cache
-def _trained(name: str) -> VideoModel:
-    """Norms and a classifier with values of their own; nobody changes it."""
-    torch.manual_seed(3)
-    model = vidzoo.create_model(name, num_classes=5).eval()
-    for key, value in model.state_dict().items():
-        if key.endswith("running_var") or (value.ndim == 1 and key.endswith(".weight")):
-            value.uniform_(0.5, 1.5)
-        elif value.is_floating_point() and value.ndim == 1:
-            value.uniform_(-0.2, 0.2)
-        elif key == "fc.weight":
-            value.normal_()
-    return model
 
 
 @cache
@@ -62,7 +48,7 @@ def _without_counters(keys: list[str]) -> list[str]:
 
 @torch.no_grad()
 def test_weights_in_the_models_own_keys_are_loaded_to_the_last_tensor() -> None:
-    donor = _trained("gst_r18")
+    donor = trained("gst_r18")
     model, report = _started("gst_r18", donor.state_dict(), drop_rate=0.0)
     assert report == StartReport(loaded=len(donor.state_dict()))
     clip = torch.randn(1, 3, 4, 32, 32)
@@ -70,7 +56,7 @@ def test_weights_in_the_models_own_keys_are_loaded_to_the_last_tensor() -> None:
 
 
 def test_a_classifier_of_other_classes_stays_fresh_and_is_reported() -> None:
-    donor = _trained("c2d_r18").state_dict()
+    donor = trained("c2d_r18").state_dict()
     model = vidzoo.create_model("c2d_r18", num_classes=7)
     before = model.fc.weight.clone()
     report = start_from(model, donor)
@@ -90,7 +76,7 @@ def test_a_classifier_of_other_classes_stays_fresh_and_is_reported() -> None:
     ],
 )
 def test_a_host_gives_everything_but_the_sampler(host: str, sampled: str) -> None:
-    donor = _trained(host).state_dict()
+    donor = trained(host).state_dict()
     model = vidzoo.create_model(sampled, num_classes=5)
     before = copy.deepcopy(model.state_dict())
     report = start_from(model, donor)
@@ -102,7 +88,7 @@ def test_a_host_gives_everything_but_the_sampler(host: str, sampled: str) -> Non
 
 @torch.no_grad()
 def test_half_of_a_sampler_is_refused() -> None:
-    weights = dict(_trained("resnet3d_18").state_dict())
+    weights = dict(trained("resnet3d_18").state_dict())
     model = vidzoo.create_model("resnet3d_18_atfr", num_classes=5)
     key = next(key for key in model.state_dict() if key.startswith("sampler."))
     _refused(model, {**weights, key: model.state_dict()[key].clone()}, r"missing: sampler\.")
@@ -110,7 +96,7 @@ def test_half_of_a_sampler_is_refused() -> None:
 
 @torch.no_grad()
 def test_ctm_blocks_stay_the_identity_that_they_start_as() -> None:
-    donor = _trained("c2d_r18")
+    donor = trained("c2d_r18")
     model, report = _started("ctm_r18", donor.state_dict())
     assert report.fresh
     assert all(key.startswith("layer3.ctm_0.") for key in report.fresh)
@@ -170,7 +156,7 @@ def test_lengths_without_a_common_middle_are_refused() -> None:
 
 @torch.no_grad()
 def test_i3d_33333_becomes_11335_stage_by_stage() -> None:
-    donor = _trained("i3d_r18")
+    donor = trained("i3d_r18")
     model, report = _started("i3d_r18_11335", donor.state_dict())
     shortened = {"conv1", *(f"layer{stage}.{block}.conv{i}" for stage in (1,) for block in (0, 1) for i in (1, 2))}
     assert {name for name, _ in report.approximated} == shortened
@@ -185,7 +171,7 @@ def test_i3d_33333_becomes_11335_stage_by_stage() -> None:
 
 @torch.no_grad()
 def test_a_static_clip_gets_the_features_of_the_trained_network_away_from_its_ends() -> None:
-    donor = _trained("i3d_r18")
+    donor = trained("i3d_r18")
     model, _ = _started("i3d_r18_11335", donor.state_dict())
     reach = 1 + 16  # frames on either side that a feature of the donor sees: stem, sixteen convolutions of three frames
     clip = torch.randn(1, 3, 1, 16, 16).expand(-1, -1, 2 * reach + 3, -1, -1)
@@ -196,7 +182,7 @@ def test_a_static_clip_gets_the_features_of_the_trained_network_away_from_its_en
 
 @torch.no_grad()
 def test_regularised_branches_give_what_the_single_kernels_give() -> None:
-    weights = _trained("i3d_r18").state_dict()
+    weights = trained("i3d_r18").state_dict()
     plain, told = _started("i3d_r18_11335", weights)
     branched, report = _started("i3d_r18_reparam_11335", weights)
     assert [name for name, _ in report.approximated] == [name for name, _ in told.approximated]
@@ -207,7 +193,7 @@ def test_regularised_branches_give_what_the_single_kernels_give() -> None:
 
 @torch.no_grad()
 def test_as_many_atoms_as_taps_are_the_trained_network() -> None:
-    donor = _trained("c3d_c3")
+    donor = trained("c3d_c3")
     model, report = _started("stdcf_c3", donor.state_dict(), spatial_atoms=9, temporal_atoms=3)
     assert report == StartReport(loaded=len(_without_counters(list(donor.state_dict()))))
     clip = torch.randn(1, 3, 4, 32, 32)
@@ -216,7 +202,7 @@ def test_as_many_atoms_as_taps_are_the_trained_network() -> None:
 
 
 def test_fewer_atoms_are_reported_with_their_projection_error() -> None:
-    model, report = _started("stdcf_c3", _trained("c3d_c3").state_dict())
+    model, report = _started("stdcf_c3", trained("c3d_c3").state_dict())
     assert [name for name, _ in report.approximated] == [f"layer{number}.0.conv" for number in (1, 2, 3)]
     for name, error in report.approximated:
         assert error == pytest.approx(model.get_submodule(name).projection_error, rel=1e-3)
@@ -224,7 +210,7 @@ def test_fewer_atoms_are_reported_with_their_projection_error() -> None:
 
 
 def test_separable_units_keep_the_sum_over_time_and_say_what_is_lost() -> None:
-    donor = _trained("c3d_r18").state_dict()
+    donor = trained("c3d_r18").state_dict()
     model, report = _started("p3d_r18", donor)
     kernel = donor["layer2.0.conv1.weight"]
     assert torch.equal(model.layer2[0].conv1.spatial.weight, kernel.sum(dim=2, keepdim=True))
@@ -235,13 +221,13 @@ def test_separable_units_keep_the_sum_over_time_and_say_what_is_lost() -> None:
 
 
 def test_a_relu_that_was_not_there_is_reported_even_where_the_kernel_is_kept() -> None:
-    _, report = _started("p3d_r18", _trained("c2d_r18").state_dict())
+    _, report = _started("p3d_r18", trained("c2d_r18").state_dict())
     assert [name for name, _ in report.approximated] == [f"layer{s}.{b}.conv2" for s in (1, 2, 3, 4) for b in (0, 1)]
     assert {error for _, error in report.approximated} == {0.0}
 
 
 def test_groups_report_the_half_of_the_kernel_that_they_have_no_place_for() -> None:
-    donor = _trained("c3d_r18").state_dict()
+    donor = trained("c3d_r18").state_dict()
     _, report = _started("c3d_g2_r18", donor)
     kernel = donor["layer3.1.conv2.weight"].clone()
     whole = kernel.norm()
@@ -250,7 +236,7 @@ def test_groups_report_the_half_of_the_kernel_that_they_have_no_place_for() -> N
 
 
 def test_gst_keeps_its_temporal_group_fresh_and_counts_it_as_lost() -> None:
-    donor = _trained("i3d_r18").state_dict()
+    donor = trained("i3d_r18").state_dict()
     model, report = _started("gst_r18", donor)
     assert len(report.fresh) == 16
     assert all(key.endswith(".temporal.weight") for key in report.fresh)
@@ -263,10 +249,10 @@ def test_gst_keeps_its_temporal_group_fresh_and_counts_it_as_lost() -> None:
 
 
 def test_frames_seen_one_by_one_take_part_in_eta_inf() -> None:
-    weights = _trained("c2d_r18").state_dict()
+    weights = trained("c2d_r18").state_dict()
     model, report = _started("i3d_r18_reparam_11335", weights, eta="inf")
     assert report.approximated == ()
-    _refused(model, _trained("i3d_r18").state_dict(), r"layer2\.0\.conv1\.weight is .* eta=inf cannot hold")
+    _refused(model, trained("i3d_r18").state_dict(), r"layer2\.0\.conv1\.weight is .* eta=inf cannot hold")
 
 
 @torch.no_grad()
@@ -283,7 +269,7 @@ def test_pictures_start_a_network_with_other_input_channels_and_their_classifier
 
 @pytest.mark.parametrize(("donor", "name"), [("i3d_r18", "i3d_r18"), ("i3d_r18", "stdcf_r18"), ("x3d_s", "x3d_s")])
 def test_the_first_convolution_of_any_relative_adapts_to_the_input_channels(donor: str, name: str) -> None:
-    weights = _trained(donor).state_dict()
+    weights = trained(donor).state_dict()
     model, _ = _started(name, weights, in_chans=4)
     stem = next(iter(weights))
     assert model.get_parameter(stem).shape[1] == 4
@@ -293,7 +279,7 @@ def test_the_first_convolution_of_any_relative_adapts_to_the_input_channels(dono
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_any_floating_type_ends_in_the_models_own(dtype: torch.dtype) -> None:
-    given = _trained("c3d_c3").state_dict()
+    given = trained("c3d_c3").state_dict()
     weights = {key: value.to(dtype) if value.is_floating_point() else value for key, value in given.items()}
     for name, options in (("c3d_c3", {}), ("stdcf_c3", {"spatial_atoms": 9, "temporal_atoms": 3})):
         model, _ = _started(name, weights, **options)
@@ -305,8 +291,8 @@ def test_any_floating_type_ends_in_the_models_own(dtype: torch.dtype) -> None:
 
 def test_an_inflation_is_passed_on_to_every_kernel() -> None:
     model = vidzoo.create_model("c3d_r18", num_classes=5)
-    kernel = _trained("c2d_r18").state_dict()["layer1.0.conv1.weight"]
-    start_from(model, _trained("c2d_r18").state_dict(), mode="mean")
+    kernel = trained("c2d_r18").state_dict()["layer1.0.conv1.weight"]
+    start_from(model, trained("c2d_r18").state_dict(), mode="mean")
     torch.testing.assert_close(model.layer1[0].conv1.weight, kernel.expand(-1, -1, 3, -1, -1) / 3)
 
 
@@ -314,7 +300,7 @@ def test_an_inflation_is_passed_on_to_every_kernel() -> None:
 
 
 def test_a_part_needs_to_be_declared_and_what_is_missing_is_then_fresh() -> None:
-    weights = {k: v for k, v in _trained("resnet3d_18").state_dict().items() if not k.startswith(("layer4.", "fc."))}
+    weights = {k: v for k, v in trained("resnet3d_18").state_dict().items() if not k.startswith(("layer4.", "fc."))}
     model = vidzoo.create_model("resnet3d_18", num_classes=5)
     _refused(model, weights, r"missing: layer4\.0\.conv1\.weight")
     before = copy.deepcopy(model.state_dict())
@@ -364,7 +350,7 @@ def _changed(weights: dict[str, Tensor], key: str, value: Tensor | None) -> dict
 def test_what_does_not_fit_is_named_and_the_model_is_untouched(
     name: str, key: str, value: Tensor | None, match: str
 ) -> None:
-    _refused(_untouched(name), _changed(_trained("i3d_r18").state_dict(), key, value), match)
+    _refused(_untouched(name), _changed(trained("i3d_r18").state_dict(), key, value), match)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +358,7 @@ def test_what_does_not_fit_is_named_and_the_model_is_untouched(
     [("x3d_s", "slow_r18"), ("r3d_18", "mc3_18"), ("i3d_r34", "i3d_r18"), ("stdcf_r50", "c3d_r18"), ("s3d", "c2d_r18")],
 )
 def test_a_network_of_another_topology_is_refused(name: str, donor: str) -> None:
-    _refused(_untouched(name), _trained(donor).state_dict(), r"do not fit .*(missing|of another shape)")
+    _refused(_untouched(name), trained(donor).state_dict(), r"do not fit .*(missing|of another shape)")
 
 
 @pytest.mark.parametrize("weights", [{}, {"fc.weight": torch.zeros(5, 512), "fc.bias": torch.zeros(5)}])
@@ -384,5 +370,5 @@ def test_a_mode_that_does_not_exist_changes_nothing() -> None:
     model = _untouched("c3d_r18")
     before = writes(model)
     with pytest.raises(ConfigError, match="median"):
-        start_from(model, _trained("c2d_r18").state_dict(), mode="median")
+        start_from(model, trained("c2d_r18").state_dict(), mode="median")
     assert writes(model) == before

@@ -53,6 +53,7 @@ def tool() -> Iterator[ModuleType]:
 
 def registered() -> list[str]:
     modules = [module for module in vidzoo.list_modules() if module.startswith("vidzoo.models.")]
+    modules.remove("vidzoo.models.grafted")
     return [name for module in modules for name in vidzoo.list_models(module=module)]
 
 
@@ -118,7 +119,7 @@ def test_the_code_of_a_card_shows_what_can_do_most(tool: ModuleType) -> None:
     assert 'create_model("net.in1k", pretrained=True).eval()' in text
     assert "# (1, 400) logits that mean nothing before fine-tuning" in text
     assert "vidzoo finetune net.in1k VIDEOS --pretrained" in text
-    text = usage.usage_section([bare, START, TRAINED])
+    text = usage.usage_section([bare, START, TRAINED.replace(architecture="net_large"), TRAINED])
     assert 'create_model("net.k400", pretrained=True).eval()' in text
     assert "mean nothing" not in text
 
@@ -271,3 +272,32 @@ def test_an_adaptive_network_is_timed_on_a_still_clip(tool: ModuleType) -> None:
     assert clip.shape == (1, 3, 13, 91, 91)
     assert torch.equal(clip, clip[:, :, :1].expand_as(clip))
     assert latency._prepared("rank1_c3")[2] == "noise"
+
+
+@pytest.mark.parametrize("name", ["x3d_xs", "gst_r18", "slowfast_r18_8x8"])
+def test_counting_without_what_is_free_gives_the_same_figures(tool: ModuleType, name: str) -> None:
+    shortcut = importlib.import_module("cards.shortcut").Shortcut
+    saved = importlib.import_module("papers.costs")._saved.__wrapped__
+    size = (8, 32, 32)
+    expected = vidzoo.profile(name, size), saved(name, size, ())
+    with shortcut():
+        assert (vidzoo.profile(name, size), saved(name, size, ())) == expected
+        model = vidzoo.create_model("x3d_xs")
+    assert model.conv5.weight.std() > 0  # what has a place is drawn
+
+
+def test_a_donor_is_called_by_its_file_or_where_it_has_no_name_by_its_host(tool: ModuleType) -> None:
+    address = importlib.import_module("cards.origin")._address
+    assert address(TRAINED) == "[net.pyth](https://example.org/a/net.pyth), sha256 abcd1234..."
+    drive = "https://drive.example.org/download?id=1&export=download"
+    assert address(TRAINED.replace(donor=drive, donor_sha256="")) == f"[a file at drive.example.org]({drive})"
+
+
+def test_what_most_are_fed_with_is_said_last_and_without_a_list_of_names(tool: ModuleType) -> None:
+    feeding = importlib.import_module("cards.feeding").feeding_section
+    many = [VideoCfg(architecture=f"net_{number}") for number in range(9)]
+    odd = VideoCfg(architecture="long", num_frames=64)
+    lines = feeding([*many, odd]).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| `long`", "| all others"]
+    assert feeding(many).splitlines()[2].startswith("| all | 8 frames")
+    assert "`net_0`, `net_1`" in feeding([*many[:2], odd]).splitlines()[-1]

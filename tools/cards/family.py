@@ -38,7 +38,8 @@ def families() -> dict[str, Family]:
     """Every module that registers names, by the last part of its own."""
     found = {}
     for module in vidzoo.list_modules():
-        if not module.startswith("vidzoo.models."):
+        # A grafted network is whatever its backbone and plan are: each one gets the card of its own weights.
+        if not module.startswith("vidzoo.models.") or module == "vidzoo.models.grafted":
             continue
         name = module.rpartition(".")[2]
         cfgs = {arch: tuple(vidzoo.get_arch_pretrained_cfgs(arch).values()) for arch in vidzoo.list_models(module=name)}

@@ -43,7 +43,11 @@ def figures_section(names: Sequence[str], family: str) -> str:
                 ("paper", "where", "what", "const", "slope", "printed", "B' that it means", "at most"),
                 [
                     (
-                        *("ATFR", row.place, text(row.what), f"{cost.const:.4f}", f"{cost.slope:.5f}"),
+                        "ATFR",
+                        row.place,
+                        text(row.what),
+                        f"{cost.const:.4f}",
+                        f"{cost.slope:.5f}",
                         ", ".join(row.printed),
                         ", ".join(f"{cost.bins(float(printed)):.2f}" for printed in row.printed),
                         str(row.bins),

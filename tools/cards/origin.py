@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
 from vidzoo.hub.card import INITIALISATION, timm_id
 from vidzoo.hub.markdown import quoted, slug, table, text
@@ -79,7 +80,10 @@ def _address(cfg: VideoCfg) -> str:
     if hub:
         return f"[{text(cfg.donor)}](https://huggingface.co/{hub})"
     checked = f", sha256 {cfg.donor_sha256[:8]}..." if cfg.donor_sha256 else ""
-    return f"[{text(cfg.donor.rpartition('/')[2])}]({cfg.donor}){checked}"
+    parts = urlsplit(cfg.donor)
+    file = parts.path.rpartition("/")[2]
+    name = file if "." in file else f"a file at {parts.netloc}"
+    return f"[{text(name)}]({cfg.donor}){checked}"
 
 
 def _kind(cfg: VideoCfg) -> str:

@@ -10,8 +10,8 @@ __all__ = ["limits_section", "usage_section"]
 
 
 def usage_section(cfgs: Sequence[VideoCfg]) -> str:
-    """Build, run, fine-tune and take features, shown on the cfg of the family that can do most."""
-    cfg = max(cfgs, key=lambda one: (one.has_weights, one.has_weights and one.is_classifier, "50" in one.architecture))
+    """Build, run, fine-tune and take features, shown on the plainest of the cfgs of the family that can do most."""
+    cfg = max(cfgs, key=_shows)
     height, width = cfg.eval_crop_size
     weights = ", pretrained=True" if cfg.has_weights else ""
     classes = f"  # (1, {cfg.num_classes})"
@@ -38,6 +38,11 @@ vidzoo predict clip.mp4 --model my_model
 ```"""
     words = "`VIDEOS` is a folder with one folder of videos per class; `vidzoo info NAME` lists the options of a name."
     return "\n\n".join([code, tune, words])
+
+
+def _shows(cfg: VideoCfg) -> tuple[bool, bool, bool, int]:
+    knows = cfg.has_weights and cfg.is_classifier
+    return cfg.has_weights, knows, "50" in cfg.architecture, -len(cfg.name)
 
 
 def limits_section(cfgs: Sequence[VideoCfg]) -> str:

@@ -22,13 +22,49 @@ MACS = (
 
 # Those SPDX identifiers that the Hub knows as values of `license`.
 _LICENSES = frozenset(
-    (
-        *("apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "isc", "zlib", "unlicense"),
-        *("cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nd-4.0"),
-        *("cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0"),
-        *("gpl", "gpl-2.0", "gpl-3.0", "agpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "mpl-2.0", "eupl-1.1", "eupl-1.2"),
-        *("artistic-2.0", "afl-3.0", "bsl-1.0", "ecl-2.0", "epl-2.0", "ms-pl", "osl-3.0", "odc-by", "odbl", "pddl"),
-    )
+    [
+        "apache-2.0",
+        "mit",
+        "bsd",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "bsd-3-clause-clear",
+        "isc",
+        "zlib",
+        "unlicense",
+        "cc0-1.0",
+        "cc-by-2.0",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+        "cc-by-nd-4.0",
+        "cc-by-nc-3.0",
+        "cc-by-nc-4.0",
+        "cc-by-nc-nd-4.0",
+        "cc-by-nc-sa-3.0",
+        "cc-by-nc-sa-4.0",
+        "gpl",
+        "gpl-2.0",
+        "gpl-3.0",
+        "agpl-3.0",
+        "lgpl",
+        "lgpl-2.1",
+        "lgpl-3.0",
+        "mpl-2.0",
+        "eupl-1.1",
+        "eupl-1.2",
+        "artistic-2.0",
+        "afl-3.0",
+        "bsl-1.0",
+        "ecl-2.0",
+        "epl-2.0",
+        "ms-pl",
+        "osl-3.0",
+        "odc-by",
+        "odbl",
+        "pddl",
+    ]
 )
 _METRICS = {"top1": ("accuracy", "top-1 accuracy"), "top5": ("accuracy", "top-5 accuracy")}
 

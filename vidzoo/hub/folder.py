@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from vidzoo.blank import blank
 from vidzoo.checkpoint import sha256_of
 from vidzoo.errors import ConfigError, HubError, UnknownModelError, VidzooError, WeightsError, nearest
 from vidzoo.hub.card import model_card
@@ -326,7 +326,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _check_rebuilds(architecture: str, model_args: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     try:
-        with torch.device("meta"):
+        with blank():
             rebuilt = model_entrypoint(architecture)(**model_args)
     except (VidzooError, TypeError) as error:
         raise HubError(f"{architecture} cannot be built again from its options {dict(model_args)}: {error}") from error

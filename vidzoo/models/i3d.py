@@ -94,10 +94,7 @@ def ibm(depth: int) -> dict[str, VideoCfg]:
 
 def from_ibm(base: VideoCfg, depth: int, how: str) -> dict[str, VideoCfg]:
     """Initialisations of another network from IBM's, by their data; ``how`` says what becomes of the kernels."""
-    return {
-        tag: initialisation(cfg, base, f"IBM's I3D of {cfg.dataset}: {how}", sampling=cfg.sampling)
-        for tag, cfg in ibm(depth).items()
-    }
+    return {tag: initialisation(cfg, base, f"IBM's I3D of {cfg.dataset}: {how}") for tag, cfg in ibm(depth).items()}
 
 
 def _cfgs(depth: int, *, eta: bool = False, t_lengths: Sequence[int] = ()) -> dict[str, VideoCfg]:

@@ -160,7 +160,7 @@ _BASE = TORCHVISION_CFG.replace(
     source="Xie et al., ECCV 2018",
     first_conv=("conv1.conv.spatial",),
 )
-_CFGS = {"": _BASE, "k400": torchvision(_BASE, "s3d-d76dad2f.pth", 68.368, 88.05)}
+_CFGS = {"": _BASE, "k400": torchvision(_BASE, "s3d-d76dad2f.pth", 68.368, 88.05, of="one clip of 128 frames")}
 
 
 @register_model(cfgs=_CFGS)

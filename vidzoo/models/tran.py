@@ -214,15 +214,15 @@ def _cfgs(file: str, top1: float, top5: float) -> dict[str, VideoCfg]:
     return {"": _BASE, "k400": torchvision(_BASE, file, top1, top5)}
 
 
-def torchvision(base: VideoCfg, file: str, top1: float, top5: float) -> VideoCfg:
-    """One of torchvision's own video networks, and what it prints of it: percent right for whole videos."""
+def torchvision(base: VideoCfg, file: str, top1: float, top5: float, *, of: str = "5 clips") -> VideoCfg:
+    """One of torchvision's own video networks, and what it prints of it: percent right of ``of`` each video."""
     return k400(
         base,
         f"{TORCHVISION}/{file}",
         "torchvision",
         "torchvision",
         license="bsd-3-clause",
-        metrics={"top-1 %, Kinetics-400": top1, "top-5 %, Kinetics-400": top5},
+        metrics={f"top-1 %, Kinetics-400, {of}": top1, f"top-5 %, Kinetics-400, {of}": top5},
     )
 
 

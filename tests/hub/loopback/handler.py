@@ -50,6 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing on stderr: the log is ``state.log``."""
 
     def handle_one(self) -> None:
+        self.age = self.state.age
         self.url = urllib.parse.urlsplit(self.path)
         self.query = urllib.parse.parse_qs(self.url.query)
         self.parts = [urllib.parse.unquote(part) for part in self.url.path.strip("/").split("/")]
@@ -120,6 +121,8 @@ class Handler(BaseHTTPRequestHandler):
         return self._hang_up(reset=fault.reset)
 
     def note(self, status: int) -> None:
+        if self.age != self.state.age:
+            return  # a request that outlived its test
         self.state.log.append(
             Request(
                 method=self.command,

@@ -31,7 +31,6 @@ class Hub(Api, Storage):
             return self.resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
         return self.nowhere()
 
-
     def elsewhere(self, address: str) -> None:
         file = self.state.web.get(address)
         return self.serve(file) if file is not None else self.nowhere()
@@ -77,6 +76,7 @@ class LoopbackHub:
         self.state.repos.clear()
         self.state.web.clear()
         self.state.faults.clear()
+        self.state.age += 1
         self.state.log.clear()
 
     def __enter__(self) -> LoopbackHub:

@@ -125,6 +125,8 @@ class State:
         self.tokens = {"hf_write": ("tester", "write"), "hf_read": ("reader", "read")}
         self.faults: list[Fault] = []
         self.log: list[Request] = []
+        self.age = 0
+        """Counts how often the hub was emptied: what was asked before is not logged any more."""
         self.xet_hash_of: dict[str, str] = {}
         self.xet_files: dict[str, list[Segment]] = {}
         self.hub_url = ""
