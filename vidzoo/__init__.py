@@ -8,6 +8,7 @@ from vidzoo import layers, models
 from vidzoo.errors import VidzooError
 from vidzoo.evaluation import evaluate
 from vidzoo.factory import create_model
+from vidzoo.grafting import graft
 from vidzoo.hub import push, save_pretrained
 from vidzoo.prediction import predict
 from vidzoo.pretrained import VideoCfg
@@ -41,6 +42,7 @@ __all__ = [
     "finetune",
     "get_arch_pretrained_cfgs",
     "get_pretrained_cfg",
+    "graft",
     "is_model",
     "is_model_pretrained",
     "layers",

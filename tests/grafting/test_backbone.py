@@ -1,0 +1,155 @@
+"""Backbones by their names: the library's own network comes out, and a network that says its name is found again."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import timm
+import torch
+from pytorchvideo.models.slowfast import create_slowfast
+from torch import nn
+from torchvision import models
+
+import vidzoo
+from vidzoo.errors import ConfigError, MissingExtraError
+from vidzoo.grafting.backbone import base_model_of, build, example_for, is_3d, name_of, source_of
+from vidzoo.models.base import VideoModel
+
+
+@pytest.mark.parametrize(
+    ("source", "classifier", "clips"),
+    [
+        ("timm:resnet18", "fc", False),
+        ("torchvision:resnet18", "fc", False),
+        ("torchvision:r3d_18", "fc", True),
+        ("pytorchvideo:x3d_xs", "blocks.5.proj", True),
+        ("pytorchvideo:slowfast_r50", "blocks.6.proj", True),
+        ("vidzoo:gst_r18", "fc", True),
+    ],
+)
+def test_a_source_builds_the_network_of_its_library(source: str, classifier: str, clips: bool) -> None:
+    network = build(source, num_classes=5)
+    head = network.get_submodule(classifier)
+    assert isinstance(head, nn.Linear)
+    assert head.out_features == 5
+    assert is_3d(network) is clips
+
+
+def test_left_out_the_number_of_classes_is_the_librarys() -> None:
+    assert build("torchvision:resnet18").get_submodule("fc").weight.shape[0] == 1000
+    assert build("pytorchvideo:x3d_xs").get_submodule("blocks.5.proj").weight.shape[0] == 400
+
+
+@pytest.mark.parametrize(
+    "source", ["timm:resnet18", "pytorchvideo:x3d_xs", "pytorchvideo:slowfast_r50", "vidzoo:gst_r18"]
+)
+def test_other_input_channels_where_the_library_can(source: str) -> None:
+    network = build(source, in_chans=2, num_classes=3)
+    first = next(module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d)))
+    assert first.in_channels == 2
+
+
+def test_a_backbone_has_values_even_where_networks_are_built_without() -> None:
+    with torch.device("meta"):
+        assert not any(p.is_meta for p in build("timm:resnet18").parameters())
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("resnet18", "named by its library and its name there, such as timm:resnet50, got 'resnet18'"),
+        ("keras:resnet18", "libraries: timm, torchvision, pytorchvideo, vidzoo"),
+        ("timm:", "got 'timm:'"),
+        ("timm:resnet_18", "timm has no network 'resnet_18': did you mean 'resnet18'"),
+        ("torchvision:r3d18", "no network 'r3d18': did you mean 'r3d_18'"),
+        ("torchvision:deeplabv3_resnet50", "torchvision classifies with no network 'deeplabv3_resnet50'"),
+        ("pytorchvideo:x3d", "no network of convolutions 'x3d': did you mean"),
+    ],
+)
+def test_a_source_that_does_not_exist_is_refused_with_the_nearest(source: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        build(source)
+
+
+def test_torchvision_takes_three_channels() -> None:
+    with pytest.raises(ConfigError, match="resnet18 cannot have in_chans=1"):
+        build("torchvision:resnet18", in_chans=1)
+
+
+def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytorchvideo.models", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'vidzoo\[graft\]'"):
+        build("pytorchvideo:x3d_xs")
+
+
+def test_a_network_that_says_its_name_is_found_again() -> None:
+    assert source_of(timm.create_model("resnet18", num_classes=5, in_chans=1)) == "timm:resnet18"
+    assert source_of(timm.create_model("mobilenetv2_100")) == "timm:mobilenetv2_100"
+    assert source_of(vidzoo.create_model("gst_r18", num_classes=5)) == "vidzoo:gst_r18"
+
+
+def test_a_network_that_its_name_would_not_build_has_no_source() -> None:
+    assert source_of(timm.create_model("resnet18", output_stride=8)) is None  # the same weights, other dilations
+    assert source_of(vidzoo.create_model("gst_r18", alpha=0.5)) is None
+    changed = timm.create_model("resnet18")
+    changed.layer4 = nn.Identity()
+    assert source_of(changed) is None
+    assert source_of(models.resnet18()) is None
+    assert name_of(models.resnet18(), None) == "ResNet"
+
+
+def test_looking_for_a_source_draws_no_random_number() -> None:
+    network = timm.create_model("resnet18")
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    source_of(network)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_card_names_the_repository_of_trained_weights() -> None:
+    network = timm.create_model("resnet18.a1_in1k")
+    assert base_model_of("timm:resnet18", network) == "timm/resnet18.a1_in1k"
+    assert base_model_of("torchvision:resnet18", models.resnet18()) is None
+
+
+@pytest.mark.parametrize("source", ["timm:resnet18", "torchvision:r3d_18", "pytorchvideo:slowfast_r50"])
+def test_an_example_is_one_that_the_network_takes(source: str) -> None:
+    example = example_for(build(source), source)
+    found = [tuple(x.shape) for x in (example if isinstance(example, list) else [example])]
+    assert (
+        found
+        == {
+            "timm:resnet18": [(1, 3, 64, 64)],
+            "torchvision:r3d_18": [(1, 3, 16, 64, 64)],
+            "pytorchvideo:slowfast_r50": [(1, 3, 4, 64, 64), (1, 3, 16, 64, 64)],
+        }[source]
+    )
+
+
+def test_an_example_has_the_size_that_a_network_insists_on() -> None:
+    swin = timm.create_model("swin_tiny_patch4_window7_224")
+    assert example_for(swin).shape == (1, 3, 224, 224)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("alpha", [4, 8])
+def test_two_pathways_are_told_by_what_a_network_takes(alpha: int) -> None:
+    stride = (alpha, 1, 1)
+    network = create_slowfast(model_depth=50, model_num_class=3, slowfast_fusion_conv_stride=stride).eval()
+    example = example_for(network)
+    assert isinstance(example, list)
+    assert [x.shape[2] for x in example] == [16 // alpha, 16]
+
+
+def test_a_network_that_takes_no_usual_input_asks_for_an_example() -> None:
+    with pytest.raises(ConfigError, match=r"Conv3d takes neither .* give example="):
+        example_for(nn.Conv3d(3, 4, 100))
+    with pytest.raises(ConfigError, match="Linear has no convolution"):
+        example_for(nn.Linear(3, 4))
+    assert is_3d(nn.Linear(3, 4), torch.zeros(1, 3, 2, 4, 4))
+    assert not is_3d(nn.Conv3d(3, 4, 1), torch.zeros(1, 3, 4, 4))
+
+
+def test_zoo_networks_are_video_models() -> None:
+    assert isinstance(build("vidzoo:gst_r18"), VideoModel)
