@@ -23,6 +23,18 @@ import pytest
 import torch
 from torch import nn
 
+from malice import (
+    ATTACKS,
+    attacks,
+    called,
+    containers,
+    legacy,
+    named,
+    named_on_stack,
+    shown_to_work,
+    text,
+    zipped,
+)
 from vidzoo.checkpoint import read_state_dict
 from vidzoo.errors import WeightsError
 from vidzoo.unpickle import RefusedGlobal, load_inert
@@ -150,117 +162,7 @@ def test_a_dict_that_holds_itself_is_read() -> None:
     assert found["a"].tolist() == [1, 1]
 
 
-# What is refused. Each attack makes a file or a folder when Python itself reads it, and is first shown to do so.
-
-
-def _global(module: str, name: str) -> bytes:
-    return f"c{module}\n{name}\n".encode()
-
-
-def _text(value: str) -> bytes:
-    return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
-
-
-def _call(function: bytes, *arguments: bytes) -> bytes:
-    return function + b"(" + b"".join(arguments) + b"tR"
-
-
-def _stack_global(module: str, name: str) -> bytes:
-    return _text(module) + _text(name) + b"\x93"
-
-
-def _bytes(value: bytes) -> bytes:
-    return b"B" + len(value).to_bytes(4, "little") + value
-
-
-def _code(path: str) -> bytes:
-    return _text(f"open({path!r}, 'w').close()")
-
-
-MKDIR = _global("os", "mkdir")
-GETATTR = _global("builtins", "getattr")
-THE_OS = _call(_global("importlib", "import_module"), _text("os"))
-NAMESPACE = _global("argparse", "Namespace") + b")\x81"
-# By name: the program, without its end, that makes ``path``.
-ATTACKS: dict[str, Callable[[str], bytes]] = {
-    "system": lambda path: _call(_global("os", "system"), _text(f"touch {path}")),
-    "posix": lambda path: _call(_global("posix", "mkdir"), _text(path)),
-    "exec": lambda path: _call(_global("builtins", "exec"), _code(path)),
-    "eval": lambda path: _call(_global("builtins", "eval"), _code(path)),
-    "eval of Python 2": lambda path: _call(_global("__builtin__", "eval"), _code(path)),
-    "open": lambda path: _call(_global("io", "open"), _text(path), _text("w")),
-    "compiled": lambda path: _call(
-        _global("builtins", "exec"), _call(_global("builtins", "compile"), _code(path), _text("x"), _text("exec"))
-    ),
-    "subprocess": lambda path: _call(_global("subprocess", "getoutput"), _text(f"touch {path}")),
-    "getattr of a module": lambda path: _call(_call(GETATTR, THE_OS, _text("mkdir")), _text(path)),
-    "getattr twice": lambda path: _call(
-        _call(GETATTR, _call(GETATTR, _global("shutil", "sys"), _text("modules")), _text("get"))
-        + b"0"
-        + _call(GETATTR, THE_OS, _text("mkdir")),
-        _text(path),
-    ),
-    "getattr of what is given": lambda path: _call(
-        _call(GETATTR, _call(GETATTR, _global("collections", "OrderedDict"), _text("__class__")), _text("mro"))
-        + b"0"
-        + MKDIR,
-        _text(path),
-    ),
-    "partial": lambda path: _call(_call(_global("functools", "partial"), MKDIR, _text(path))),
-    "attrgetter": lambda path: _call(
-        _call(_call(_global("operator", "attrgetter"), _text("mkdir")), THE_OS), _text(path)
-    ),
-    "methodcaller": lambda path: _call(_call(_global("operator", "methodcaller"), _text("mkdir"), _text(path)), THE_OS),
-    "mapped": lambda path: _call(
-        _global("builtins", "list"), _call(_global("builtins", "map"), MKDIR, _text(path) + b"\x85")
-    ),
-    "timed": lambda path: _call(
-        _global("timeit", "timeit"), _code(path), _text("pass"), _global("time", "time"), b"K\x01"
-    ),
-    "pickle in a pickle": lambda path: _call(_global("pickle", "loads"), _bytes(_call(MKDIR, _text(path)) + b".")),
-    "torch's storages": lambda path: _call(
-        _global("torch.storage", "_load_from_bytes"), _bytes(_call(MKDIR, _text(path)) + b".")
-    ),
-    "stack global": lambda path: _call(b"\x80\x04" + _stack_global("os", "mkdir"), _text(path)),
-    "dotted name": lambda path: _call(b"\x80\x04" + _stack_global("shutil", "os.mkdir"), _text(path)),
-    "old instance": lambda path: b"(" + _text(path) + b"ios\nmkdir\n",
-    "old object": lambda path: b"(" + MKDIR + _text(path) + b"o",
-    "memo": lambda path: MKDIR + b"q\x050}q\x000h\x05" + _text(path) + b"\x85R",
-    "state that is a call": lambda path: NAMESPACE + b"}" + _text("__setstate__") + MKDIR + b"sb" + _text(path) + b"b",
-    "factory of a default": lambda path: (
-        _call(_global("collections", "defaultdict"), _call(_global("functools", "partial"), MKDIR, _text(path)))
-        + b"0"
-        + _call(MKDIR, _text(path))
-    ),
-}
-attacks = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
-
-
-def _shown_to_work(attack: Callable[[str], bytes], path: Path) -> bytes:
-    pickled = attack(str(path)) + b"."
-    with contextlib.suppress(RuntimeError):  # what was called may have given torch no tensor
-        pickle.loads(pickled)
-    assert path.exists()
-    path.rmdir() if path.is_dir() else path.unlink()
-    return pickled
-
-
-def _zip(pickled: bytes, **storages: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        files = {"data.pkl": pickled, "version": b"3\n", "byteorder": b"little"}
-        for name, content in {**files, **{f"data/{key}": raw for key, raw in storages.items()}}.items():
-            archive.writestr(f"x/{name}", content)
-    return buffer.getvalue()
-
-
-def _legacy(pickled: bytes) -> bytes:
-    head = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {"little_endian": True})
-    return b"".join(pickle.dumps(part, 2) for part in head) + pickled + pickle.dumps([], 2)
-
-
-CONTAINERS = {"plain": bytes, "zip": _zip, "legacy": _legacy}
-containers = pytest.mark.parametrize("container", CONTAINERS.values(), ids=CONTAINERS.keys())
+# What is refused.
 
 
 @attacks
@@ -269,7 +171,7 @@ def test_an_attack_is_refused_and_not_run(
     tmp_path: Path, attack: Callable[[str], bytes], container: Callable[[bytes], bytes]
 ) -> None:
     made = tmp_path / "made"
-    pickled = _shown_to_work(attack, made)
+    pickled = shown_to_work(attack, made)
     (tmp_path / "x.pth").write_bytes(container(pickled))
     with pytest.raises(
         WeightsError, match=r"cannot be read safely: it asks for [\w.]+, and loading that could execute code"
@@ -280,7 +182,7 @@ def test_an_attack_is_refused_and_not_run(
 
 @containers
 def test_the_refusal_names_what_was_asked_for(tmp_path: Path, container: Callable[[bytes], bytes]) -> None:
-    (tmp_path / "x.pth").write_bytes(container(_call(_global("os", "system"), _text("true")) + b"."))
+    (tmp_path / "x.pth").write_bytes(container(called(named("os", "system"), text("true")) + b"."))
     with pytest.raises(
         WeightsError, match=r"x\.pth cannot be read safely: it asks for os\.system, .* re-save its state_dict"
     ):
@@ -298,7 +200,7 @@ def test_a_name_inside_a_known_project_is_not_looked_up(
     monkeypatch.setitem(sys.modules, "mmengine", types.ModuleType("mmengine"))
     monkeypatch.setitem(sys.modules, "mmengine.foo", module)
     made = tmp_path / "made"
-    pickled = _shown_to_work(lambda path: b"\x80\x04" + _call(_stack_global("mmengine.foo", name), _text(path)), made)
+    pickled = shown_to_work(lambda path: b"\x80\x04" + called(named_on_stack("mmengine.foo", name), text(path)), made)
     placeholder = _read(pickled)
     assert not made.exists()
     assert type(placeholder).__module__ == "vidzoo.unpickle"
@@ -306,10 +208,8 @@ def test_a_name_inside_a_known_project_is_not_looked_up(
 
 
 def test_a_placeholder_takes_everything_and_keeps_nothing() -> None:
-    thing = _global("mmengine", "Thing")
-    told = (
-        thing + b")\x81}" + _text("__setstate__") + thing + b"sb" + _text("state") + b"bK\x01K\x02s(K\x01K\x02eK\x03a"
-    )
+    thing = named("mmengine", "Thing")
+    told = thing + b")\x81}" + text("__setstate__") + thing + b"sb" + text("state") + b"bK\x01K\x02s(K\x01K\x02eK\x03a"
     placeholder = _read(b"\x80\x02" + told + b".")
     assert not hasattr(placeholder, "__dict__")
     assert type(placeholder).__slots__ == ()
@@ -319,7 +219,7 @@ def test_a_registered_extension_is_refused_even_where_it_is_known(tmp_path: Path
     copyreg.add_extension("os", "mkdir", 240)
     try:
         made = tmp_path / "made"
-        pickled = _shown_to_work(lambda path: _call(b"\x82\xf0", _text(path)), made)  # Python now remembers it
+        pickled = shown_to_work(lambda path: called(b"\x82\xf0", text(path)), made)  # Python now remembers it
         with pytest.raises(RefusedGlobal, match="extension 240"):
             _read(pickled)
         assert not made.exists()
@@ -337,12 +237,12 @@ GIVEN = (
 @pytest.mark.parametrize(("module", "name"), GIVEN, ids=".".join)
 @pytest.mark.parametrize("attribute", ["__new__", "__init__", "__setstate__", "__call__", "__class__", "new"])
 def test_what_is_given_cannot_be_changed(module: str, name: str, attribute: str) -> None:
-    given = _read(_global(module, name) + b".")
+    given = _read(named(module, name) + b".")
     before = {key: getattr(given, key, None) for key in dir(given)}
-    state = b"}" + _text(attribute) + _global("mmengine", "Thing") + b"s"
+    state = b"}" + text(attribute) + named("mmengine", "Thing") + b"s"
     for told in (state, b"N" + state + b"\x86", state + state + b"\x86"):
         with contextlib.suppress(pickle.UnpicklingError, TypeError, AttributeError):  # placeholders forget
-            _read(_global(module, name) + told + b"b.")
+            _read(named(module, name) + told + b"b.")
     assert {key: getattr(given, key, None) for key in dir(given)} == before
 
 
@@ -378,7 +278,7 @@ def test_no_name_of_a_module_gives_the_thing_itself() -> None:
         for name, value in vars(content).items():
             asked += 1
             try:
-                given = _read(b"\x80\x04" + _stack_global(module, name) + b".")
+                given = _read(b"\x80\x04" + named_on_stack(module, name) + b".")
             except RefusedGlobal:
                 refused += 1
                 continue
@@ -389,7 +289,7 @@ def test_no_name_of_a_module_gives_the_thing_itself() -> None:
 
 def test_storages_are_asked_for_by_name_and_give_a_kind_of_numbers() -> None:
     for name in ("FloatStorage", "LongStorage", "BFloat16Storage"):
-        assert isinstance(_read(_global("torch", name) + b"."), torch.dtype)
+        assert isinstance(_read(named("torch", name) + b"."), torch.dtype)
 
 
 def test_reading_an_attack_touches_nothing(tmp_path: Path) -> None:
@@ -439,7 +339,7 @@ def _pickled(content: Any) -> bytes:
 
 
 def test_a_tensor_as_torch_writes_it_is_read(tmp_path: Path) -> None:
-    (tmp_path / "x.pth").write_bytes(_zip(_pickled({"a": _Tensor(_Storage(4), 1, (3,), (1,))}), **{"0": bytes(16)}))
+    (tmp_path / "x.pth").write_bytes(zipped(_pickled({"a": _Tensor(_Storage(4), 1, (3,), (1,))}), **{"0": bytes(16)}))
     assert _same(read_state_dict(tmp_path / "x.pth"), {"a": torch.zeros(3)})
 
 
@@ -451,25 +351,25 @@ def test_a_tensor_that_does_not_lie_in_its_storage_is_refused(
     tmp_path: Path, offset: int, size: Any, stride: Any
 ) -> None:
     pickled = _pickled({"a": _Tensor(_Storage(4), offset, size, stride)})
-    (tmp_path / "x.pth").write_bytes(_zip(pickled, **{"0": bytes(16)}))
+    (tmp_path / "x.pth").write_bytes(zipped(pickled, **{"0": bytes(16)}))
     with pytest.raises(WeightsError, match="damaged or cut"):
         read_state_dict(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("told", [(1 << 40,), (1 << 40, None), (-1, None), (4, ("view", 2, 1 << 40))])
 def test_a_storage_larger_than_its_file_is_refused(tmp_path: Path, told: Any) -> None:
-    (tmp_path / "x.pth").write_bytes(_legacy(_pickled({"a": _Tensor(_Storage(*told), 0, (1,), (1,))})))
+    (tmp_path / "x.pth").write_bytes(legacy(_pickled({"a": _Tensor(_Storage(*told), 0, (1,), (1,))})))
     with pytest.raises(WeightsError, match="damaged or cut"):
         read_state_dict(tmp_path / "x.pth")
 
 
 def test_a_tensor_on_something_that_is_no_storage_is_refused() -> None:
-    for storage in (b"N", _call(_global("mmengine", "Thing")), _global("torch", "FloatStorage")):
+    for storage in (b"N", called(named("mmengine", "Thing")), named("torch", "FloatStorage")):
         with pytest.raises(pickle.UnpicklingError, match="no storage"):
-            _read(_call(_global("torch._utils", "_rebuild_tensor"), storage, b"K\x00", b")", b")") + b".")
-    for pid in (b"(", b"(" + _text("module")):
+            _read(called(named("torch._utils", "_rebuild_tensor"), storage, b"K\x00", b")", b")") + b".")
+    for pid in (b"(", b"(" + text("module")):
         with pytest.raises(pickle.UnpicklingError, match="no storage"):
-            _read(pid + _text("module") + _global("torch", "FloatStorage") + _text("x") + b"tQ.")
+            _read(pid + text("module") + named("torch", "FloatStorage") + text("x") + b"tQ.")
 
 
 def test_whatever_is_damaged_ends_in_one_kind_of_error(tmp_path: Path) -> None:
@@ -490,7 +390,7 @@ def test_whatever_is_damaged_ends_in_one_kind_of_error(tmp_path: Path) -> None:
 
 
 def test_a_torchscript_program_is_named_for_what_it_is(tmp_path: Path) -> None:
-    (tmp_path / "x.pt").write_bytes(_zip(b"N."))
+    (tmp_path / "x.pt").write_bytes(zipped(b"N."))
     with zipfile.ZipFile(tmp_path / "x.pt", "a") as archive:
         archive.writestr("x/constants.pkl", b"N.")
     with pytest.raises(WeightsError, match="TorchScript program"):
