@@ -136,7 +136,8 @@ def test_checkpointing_is_compiled_with_the_network() -> None:
     saving.set_grad_checkpointing()
     x = _clip()
     plain(x).square().mean().backward()
-    torch.compile(saving, backend="aot_eager")(x).square().mean().backward()
+    torch.compiler.reset()  # sizes that earlier tests changed count as unknown, which torch's own resizing cannot derive
+    torch.compile(saving, backend="aot_eager", dynamic=False)(x).square().mean().backward()
     for (key, one), (_, two) in zip(plain.named_parameters(), saving.named_parameters(), strict=True):
         torch.testing.assert_close(one.grad, two.grad, rtol=1e-3, atol=1e-5, msg=key)
 
