@@ -27,7 +27,7 @@ clip = torch.rand(1, {cfg.in_chans}, {cfg.num_frames}, {height}, {width})  # nor
 with torch.inference_mode():
     logits = model(clip){classes}
 
-own = vidzoo.create_model("{cfg.name}"{weights}, num_classes=5)  # a head for classes of your own
+own = vidzoo.create_model("{cfg.name}"{weights}, num_classes=5)  # a head of your own
 features = vidzoo.create_model("{cfg.name}"{weights}, features_only=True)
 maps = features(clip)  # one per stage, see features.feature_info
 ```"""
