@@ -8,6 +8,7 @@ from vidzoo import layers, models
 from vidzoo.errors import VidzooError
 from vidzoo.evaluation import evaluate
 from vidzoo.factory import create_model
+from vidzoo.fusion import fuse
 from vidzoo.grafting import graft
 from vidzoo.hub import push, save_pretrained
 from vidzoo.prediction import predict
@@ -40,6 +41,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "finetune",
+    "fuse",
     "get_arch_pretrained_cfgs",
     "get_pretrained_cfg",
     "graft",

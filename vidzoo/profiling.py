@@ -84,16 +84,20 @@ def profile(
     params = sum(parameter.numel() for parameter in shadow.parameters())
     if clip is None:
         try:
-            macs, activations = _count(shadow, torch.empty(1, *size, device="meta"))
+            macs, activations = _count(shadow, torch.empty(1, *size, device="meta", dtype=_dtype(shadow)))
             return Profile(params, macs, activations, size)
         except (NotImplementedError, RuntimeError):
             # A network that decides by the values of a clip cannot run without them.
             generator = torch.Generator().manual_seed(0)
             brightness = torch.rand(1, 1, size[1], 1, 1, generator=generator)
-            clip = torch.rand(1, *size, generator=generator) * brightness
+            clip = (torch.rand(1, *size, generator=generator) * brightness).to(_dtype(shadow))
     real = create_model(model, pretrained=False) if isinstance(model, str) else _detached(copy.deepcopy(model)).cpu()
     macs, activations = _count(real.eval(), clip.cpu())
     return Profile(params, macs, activations, size, measured=True)
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def latency(

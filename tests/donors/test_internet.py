@@ -103,6 +103,23 @@ def test_an_imagenet_backbone_becomes_a_video_network(
         vidzoo.predict("synthetic:jack?seed=3", first)
 
 
+def test_a_graft_starts_from_its_backbones_file(web: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = backbone("mobilenetv2_100")
+    file = save(weights, {"format": "pt"})
+    web.state.add_model("timm/mobilenetv2_100.ra_in1k", {"model.safetensors": file, "config.json": b"{}"})
+    first = vidzoo.create_model("gst_mobilenetv2_100", pretrained=True).eval()
+    assert first.pretrained_cfg.name == "gst_mobilenetv2_100.in1k"
+    state = first.state_dict()
+    assert torch.equal(state["host.network.conv_stem.weight"], weights["conv_stem.weight"])
+    assert torch.equal(state["fc.weight"], weights["classifier.weight"])
+    offline(web, monkeypatch)
+    second = vidzoo.create_model("gst_mobilenetv2_100", pretrained=True, num_classes=5, in_chans=1).eval()
+    assert web.log == []
+    assert second(torch.randn(1, 1, 2, 64, 64)).shape == (1, 5)
+    with pytest.raises(ConfigError, match="initialisation, not an action classifier"):
+        vidzoo.predict("synthetic:jack?seed=3", first)
+
+
 def test_x3d_with_a_sampler_starts_from_pytorchvideos_file(
     web: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,13 @@ import pytest
 import timm
 import torch
 from pytorchvideo.models.slowfast import create_slowfast
+from timm.layers import Conv2dSame
 from torch import nn
 from torchvision import models
 
 import vidzoo
 from vidzoo.errors import ConfigError, MissingExtraError
-from vidzoo.grafting.backbone import base_model_of, build, example_for, is_3d, name_of, source_of
+from vidzoo.grafting.backbone import base_model_of, build, difference, example_for, is_3d, name_of, source_of
 from vidzoo.models.base import VideoModel
 
 
@@ -70,6 +71,51 @@ def test_a_backbone_has_values_even_where_networks_are_built_without() -> None:
 def test_a_source_that_does_not_exist_is_refused_with_the_nearest(source: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         build(source)
+
+
+def test_options_of_the_library_stand_behind_the_name() -> None:
+    assert isinstance(build("timm:mobilenetv2_100?pad_type=same").conv_stem, Conv2dSame)  # type: ignore[union-attr]
+    assert build("timm:resnet18?output_stride=8&drop_rate=0.25").drop_rate == 0.25
+    assert build("torchvision:mobilenet_v2?width_mult=0.5").last_channel == 1280
+    assert build("pytorchvideo:x3d_xs?dropout_rate=0.125").blocks[5].dropout.p == 0.125  # type: ignore[union-attr,index]
+    assert build("vidzoo:gst_r18?alpha=0.5").model_args["alpha"] == 0.5  # type: ignore[union-attr,index]
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("timm:resnet18?pad_typ=same", "timm does not build resnet18 with pad_typ as in 'timm:resnet18"),
+        ("timm:resnet18?same", "options of a backbone are written"),
+        ("timm:resnet18?num_classes=3", "num_classes is no option that a source can set"),
+        ("timm:resnet18?checkpoint_path=x.pth", "checkpoint_path is no option"),
+        ("timm:resnet18?pretrained=true", "pretrained is no option"),
+        ("torchvision:resnet18?weights=DEFAULT", "weights is no option"),
+        ("torchvision:resnet18?wide=2", "torchvision does not build resnet18 with wide"),
+        ("pytorchvideo:x3d_xs?progress=true", "progress is no option"),
+        ("vidzoo:gst_r18?local_files_only=true", "local_files_only is no option"),
+        ("vidzoo:gst_r18?alfa=1", "alpha"),
+    ],
+)
+def test_an_option_that_no_source_can_have_is_refused(source: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as error:
+        build(source)
+    assert "\n" not in str(error.value)
+
+
+def test_a_difference_between_a_source_and_a_network_is_told() -> None:
+    network = timm.create_model("mobilenetv2_100", pad_type="same", num_classes=5).eval()
+    example = torch.randn(2, 3, 64, 64)
+    assert difference(network, "timm:mobilenetv2_100?pad_type=same", num_classes=5, example=example) is None
+    told = difference(network, "timm:mobilenetv2_100", num_classes=5)
+    assert told is not None
+    assert "Conv2dSame" in told
+    # What no module's name tells is seen in the outputs.
+    bright = models.inception_v3(init_weights=False, aux_logits=False, transform_input=True).eval()
+    options = "aux_logits=false&init_weights=false"
+    example = torch.rand(2, 3, 96, 96)
+    assert difference(bright, f"torchvision:inception_v3?{options}&transform_input=true", example=example) is None
+    told = difference(bright, f"torchvision:inception_v3?{options}", example=example)
+    assert told == "other outputs with weights alike"
 
 
 def test_torchvision_takes_three_channels() -> None:

@@ -13,7 +13,8 @@ from timm.layers import BatchNormAct2d, Conv2dSame, ScaledStdConv2d
 from torch import Tensor, nn
 
 from fidelity.networks import lively
-from vidzoo.errors import ConfigError
+from vidzoo.errors import ConfigError, ModelInputError
+from vidzoo.grafting.grouped import GroupedGSTConv3d
 from vidzoo.grafting.swap import is_plain_norm, refusal, relative_change, takes_norm, unit_for
 from vidzoo.layers import GSTConv3d, ReparamConv3d
 
@@ -97,6 +98,44 @@ def test_a_unit_gives_every_frame_what_the_convolution_gave_it(conv: nn.Conv2d, 
 @pytest.mark.parametrize(("conv", "side"), POINT.values(), ids=POINT.keys())
 def test_a_pointwise_convolution_can_look_over_time(conv: nn.Conv2d, side: int, name: str) -> None:
     assert relative_change(conv, unit_for(conv, EXACT[name], name="conv"), _frames(side)) < 2e-6
+
+
+@pytest.mark.parametrize(("conv", "side"), GROUPS.values(), ids=GROUPS.keys())
+def test_gst_in_whole_groups_starts_as_the_convolution(conv: nn.Conv2d, side: int) -> None:
+    unit = unit_for(conv, Swap("gst", options={"alpha": 0.5}), name="conv")
+    assert relative_change(conv, unit, _frames(side)) < 2e-6
+    assert sum(p.numel() for p in unit.parameters()) == 2 * conv.weight.numel() + (conv.bias is not None) * len(
+        conv.weight
+    )
+
+
+@torch.no_grad()
+def test_gst_in_groups_is_one_convolution_whose_last_groups_look_over_time() -> None:
+    for groups, alpha, over_time in ((4, 0.5, 2), (4, 0.25, 1), (2, 0.5, 1)):
+        conv = _conv2d(padding=1, groups=groups)
+        unit = unit_for(conv, Swap("gst", options={"alpha": alpha}), name="conv").eval()
+        assert isinstance(unit, GroupedGSTConv3d)
+        for weight in unit.parameters():
+            weight.normal_()
+        # The same filters in one 3D kernel: those of the first groups at its middle frame, with zeros beside them.
+        spatial = WIDTH - over_time * WIDTH // groups
+        kernel = torch.zeros(WIDTH, CHANNELS // groups, 3, 3, 3)
+        kernel[:spatial, :, 1] = unit.spatial.weight[:, :, 0]
+        kernel[spatial:] = unit.temporal.weight
+        bias = torch.cat([unit.spatial.bias, unit.temporal.bias])  # type: ignore[list-item]
+        x = torch.randn(2, CHANNELS, FRAMES, 9, 8)
+        whole = F.conv3d(x, kernel, bias, padding=1, groups=groups)
+        torch.testing.assert_close(unit(x), whole, rtol=1e-5, atol=1e-4)
+
+
+def test_gst_in_groups_divides_a_3d_kernel_by_what_each_side_sees() -> None:
+    conv = lively(_conv3d(3, padding=1, groups=4))
+    unit = unit_for(conv, Swap("gst"), name="conv")
+    assert isinstance(unit, GroupedGSTConv3d)
+    torch.testing.assert_close(unit.temporal.weight, conv.weight[9:])
+    torch.testing.assert_close(unit.spatial.weight[:, :, 0], conv.weight[:9].sum(2))
+    with pytest.raises(ModelInputError, match="this GST unit has 8 input channels"):
+        unit(torch.randn(1, 7, 3, 9, 9))
 
 
 @pytest.mark.parametrize(("conv", "side"), PICTURES.values(), ids=PICTURES.keys())
@@ -224,9 +263,8 @@ def test_only_a_batch_norm_with_statistics_and_nothing_else_is_taken_over() -> N
 
 
 REFUSED: list[tuple[nn.Conv2d | nn.Conv3d, str, str]] = [
-    (GROUPS["grouped"][0], "gst", r"grouped convolution \(groups=2\) and the gst unit splits the channels"),
-    (GROUPS["depthwise"][0], "gst", r"depthwise convolution \(groups=8\)"),
-    (GROUPS["grouped"][0], "r2plus1d", "mixes all channels"),
+    (GROUPS["grouped"][0], "r2plus1d", r"grouped convolution \(groups=2\) and the r2plus1d unit mixes all channels"),
+    (GROUPS["depthwise"][0], "r2plus1d", r"depthwise convolution \(groups=8\)"),
     (_conv2d(1), "gst", "kernel of 1x1, which does not look over space"),
     (_conv2d(1), "stdcf", "does not look over space"),
     (_conv3d((3, 1, 1), padding=(1, 0, 0)), "p3d", "kernel of 3x1x1"),
@@ -262,6 +300,14 @@ def test_a_parametrised_or_hooked_convolution_is_refused() -> None:
         (_conv2d(), Swap("gst", 2), "odd number of frames, got t_length=2 for conv"),
         (_conv2d(), Swap("gst", options={"alfa": 0.5}), "no option 'alfa': did you mean 'alpha'"),
         (_conv2d(), Swap("stdcf", options={"temporal_kernel": 5}), "the length of the kernel is t_length"),
+        (
+            _conv2d(padding=1, groups=4),
+            Swap("gst", options={"alpha": 0.2}),
+            "less than one that could look over",
+        ),
+        (_conv2d(padding=1, groups=4), Swap("gst", options={"alpha": 1}), "GST needs 0 < alpha < 1"),
+        (_conv2d(padding=1, groups=4), Swap("gst", options={"beta": 1}), "gst unit in groups has no option 'beta'"),
+        (_conv3d(3, padding=0, groups=4), Swap("gst"), "GST needs an odd temporal kernel padded"),
         (_conv2d(), Swap("gst", options={"alpha": 2.0}), "conv cannot become a gst unit: GST needs 0 < alpha < 1"),
         (_conv3d(3, padding=0), Swap("gst"), "conv cannot become a gst unit: GST needs an odd temporal kernel padded"),
         (_conv3d((2, 3, 3)), Swap("p3d"), "conv cannot become a p3d unit: P3D needs an odd temporal kernel"),

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
@@ -105,6 +106,8 @@ def convert(
             f"these weights ({what}) cannot be read for {arch}: their tensors have not the shapes of that layout ({first})"
         ) from error
     rows = given.get("fc.weight")
+    if layout.name == "backbone":  # whose classifier, the last matrix, is called as its library likes
+        rows = next((value for value in reversed(given.values()) if value.ndim == 2), None)
     if rows is not None and options.get("num_classes") is None:
         options["num_classes"] = rows.shape[0]
 
@@ -137,6 +140,9 @@ def _layout(tensors: Mapping[str, Tensor], arch: str, source: str | None) -> Lay
         if source not in LAYOUTS:
             raise ConfigError(f"there is no layout {source!r} of state dicts: {nearest(source, LAYOUTS)}")
         return LAYOUTS[source]
+    # The names of a backbone are its library's, which may be those of a network of ours.
+    if any(fnmatchcase(arch, family) for family in LAYOUTS["backbone"].families):
+        return LAYOUTS["vidzoo" if any(key.startswith("host.") for key in tensors) else "backbone"]
     # ATFR's own network shares its stem and res2 with SlowFast's fast pathway.
     if arch.startswith("resnet3d_") and has_fast_pathway(tensors):
         return LAYOUTS["fast-pathway"]

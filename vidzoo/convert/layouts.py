@@ -210,7 +210,7 @@ def _is_vidzoo(tensors: Weights) -> bool:
     if _any(r"layer1\.0\.conv1\.")(tensors) and _any(r"conv1\.")(tensors):
         flat = 4 in (_axes(tensors, "conv1.weight"), _axes(tensors, "layer1.0.conv1.weight"))
         return not flat and not _any(_TCONV)(tensors)
-    return any(anchor in keys for anchor in _ANCHORS)
+    return any(anchor in keys for anchor in _ANCHORS) or _any(r"host\.network\.")(tensors)
 
 
 # Keys that only networks of ours have, of which one is enough.
@@ -327,6 +327,14 @@ _ALL = (
         families=("c2d_r*", "c2d_pool_r18"),
         mean=_IMAGENET_MEAN,
         std=_IMAGENET_STD,
+    ),
+    Layout(
+        name="backbone",
+        project="timm, torchvision",
+        license="Apache-2.0, BSD-3-Clause",
+        recognise=_never,
+        convert=_as_it_is,
+        families=("*_mobilenetv2_100", "*_convnext_tiny", "*_r3d_18"),
     ),
     Layout(
         name="vidzoo",

@@ -1,22 +1,27 @@
 """Where a backbone comes from: ``timm:NAME``, ``torchvision:NAME``, ``pytorchvideo:NAME``, ``vidzoo:NAME``.
 
-A source builds the same network again, which is what a saved graft needs; the libraries are imported here and nowhere
-else in :mod:`vidzoo.grafting`, when they are asked for.
+Options of the library's own stand behind the name: ``timm:mobilenetv2_100?pad_type=same&output_stride=16``. A source builds
+the same network again, which is what a saved graft needs; the libraries are imported here and nowhere else in
+:mod:`vidzoo.grafting`, when they are asked for.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 import torch
 from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError, MissingExtraError, nearest
-from vidzoo.grafting.adaptive import takes
-from vidzoo.grafting.traced import State
+from vidzoo.grafting.adaptive import replace_module, takes
+from vidzoo.grafting.traced import State, fresh, twin_of
 from vidzoo.registry import is_model
 
-__all__ = ["LIBRARIES", "base_model_of", "build", "example_for", "is_3d", "name_of", "source_of"]
+__all__ = ["LIBRARIES", "base_model_of", "build", "difference", "example_for", "is_3d", "name_of", "source_of"]
 
 LIBRARIES = ("timm", "torchvision", "pytorchvideo", "vidzoo")
 # The networks of convolutions in pytorchvideo.models.hub, with the frames of the fast pathway for one of the slow.
@@ -35,7 +40,7 @@ def build(source: str, *, in_chans: int = 3, num_classes: int | None = None, pre
     """The network that ``source`` names, on the CPU whatever torch's default device is: to be traced it needs values.
 
     Args:
-        in_chans: other than 3 only where the library can.
+        in_chans: other than 3 where the library can, or where the first convolution can be told.
         num_classes: of a network that is not trained; None is what the library takes. A trained one has the classes of its
             weights.
         pretrained: with the weights that its own library has for it.
@@ -44,10 +49,18 @@ def build(source: str, *, in_chans: int = 3, num_classes: int | None = None, pre
         ConfigError: no such library or network, or an option that it cannot have.
         MissingExtraError: the library is not installed.
     """
-    library, name = _parted(source)
+    library, name, options = _parted(source)
     builders = {"timm": _timm, "torchvision": _torchvision, "pytorchvideo": _pytorchvideo, "vidzoo": _vidzoo}
     with torch.device("cpu"):
-        return builders[library](name, in_chans, None if pretrained else num_classes, pretrained)
+        try:
+            return builders[library](name, in_chans, None if pretrained else num_classes, pretrained, options)
+        except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
+            if not options or isinstance(error, ConfigError):
+                raise
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ConfigError(
+                f"{library} does not build {name} with {', '.join(options)} as in {source!r} ({said})"
+            ) from error
 
 
 def source_of(module: nn.Module) -> str | None:
@@ -62,12 +75,40 @@ def source_of(module: nn.Module) -> str | None:
     library = "vidzoo" if is_model(name) and not isinstance(cfg, dict) else "timm"
     classes = getattr(module, "num_classes", None)
     try:
-        with torch.random.fork_rng(devices=[]):
-            again = build(f"{library}:{name}", in_chans=_in_chans(module), num_classes=classes)
+        return f"{library}:{name}" if difference(module, f"{library}:{name}", num_classes=classes) is None else None
     except (ConfigError, MissingExtraError, RuntimeError, TypeError):
         return None
+
+
+def difference(
+    module: nn.Module, source: str, *, num_classes: int | None = None, example: State | None = None
+) -> str | None:
+    """What is otherwise in the network that ``source`` builds than in ``module``, in a few words; None if nothing is.
+
+    Args:
+        num_classes: of the network, where it is known.
+        example: an input on which both have to say the same with weights alike, for what no name of a module tells.
+
+    Raises:
+        ConfigError: as :func:`build`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        again = build(source, in_chans=_in_chans(module), num_classes=num_classes)
+    for ours, theirs in zip(*(str(net).splitlines() for net in (module, again)), strict=False):
+        if ours != theirs:
+            return f"{theirs.strip()!r} where this network has {ours.strip()!r}"
     shapes = [{key: value.shape for key, value in net.state_dict().items()} for net in (module, again)]
-    return f"{library}:{name}" if shapes[0] == shapes[1] and str(module) == str(again) else None
+    for key in (*shapes[0], *shapes[1]):
+        if shapes[0].get(key) != shapes[1].get(key):
+            return f"{key} of another shape, or not at all"
+    if example is None:
+        return None
+    again = again.to(next(module.parameters(), torch.empty(0)))
+    with torch.no_grad():
+        mine, its = (twin_of(net).eval()(fresh(example)) for net in (module, again))
+    if isinstance(mine, Tensor) and not bool((mine - its).norm() <= 1e-3 * mine.norm()):
+        return "other outputs with weights alike"
+    return None
 
 
 def name_of(module: nn.Module, source: str | None) -> str:
@@ -116,7 +157,8 @@ def example_for(module: nn.Module, source: str | None = None) -> State:
         return noise(*_picture(module))
     clip = noise(_FRAMES, _SIDE, _SIDE)
     pathways: list[State] = [[clip[:, :, ::alpha].contiguous(), clip] for alpha in _ALPHAS]
-    known = _PYTORCHVIDEO.get(source.partition(":")[2]) if source and source.startswith("pytorchvideo:") else None
+    library, name, _ = _parted(source) if source else ("", "", {})
+    known = _PYTORCHVIDEO.get(name) if library == "pytorchvideo" else None
     if known is not None:
         return [clip[:, :, ::known].contiguous(), clip] if known else clip
     if source is not None:
@@ -150,51 +192,101 @@ def _in_chans(module: nn.Module) -> int:
     return 3
 
 
-def _parted(source: str) -> tuple[str, str]:
-    library, colon, name = source.partition(":")
+def _parted(source: str) -> tuple[str, str, dict[str, Any]]:
+    """Library, name and options."""
+    library, colon, rest = source.partition(":")
+    name, asks, query = rest.partition("?")
     if not colon or library not in LIBRARIES or not name:
         raise ConfigError(
             f"a backbone is named by its library and its name there, such as timm:resnet50, got {source!r}; libraries: "
             + ", ".join(LIBRARIES)
         )
-    return library, name
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if asks else []
+    except ValueError as error:
+        raise ConfigError(f"options of a backbone are written ?key=value&key=value, got {source!r}") from error
+    return library, name, {key: _value(value) for key, value in pairs}
 
 
-def _timm(name: str, in_chans: int, num_classes: int | None, pretrained: bool) -> nn.Module:
+def _value(text: str) -> Any:
+    """Numbers, ``true``, ``false``, ``null`` and lists as JSON has them, or else a string."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _own(options: Mapping[str, Any], door: Callable[..., Any], *more: str) -> Mapping[str, Any]:
+    """The options, if each belongs to the network: those of ``door``, the library's function, load files or are set here."""
+    taken = {*inspect.signature(door).parameters, *more}
+    for key in options:
+        if key in taken:
+            raise ConfigError(
+                f"{key} is no option that a source can set: it names what a network is, not its weights or classes"
+            )
+    return options
+
+
+def _timm(name: str, in_chans: int, num_classes: int | None, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
         raise ConfigError(f"timm has no network {name!r}: {nearest(name, timm.list_models())}")
     classes: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    return timm.create_model(name, pretrained=pretrained, in_chans=in_chans, **classes)
+    own = _own(options, timm.create_model, "num_classes", "in_chans", "pretrained_strict", "features_only")
+    return timm.create_model(name, pretrained=pretrained, in_chans=in_chans, **classes, **own)
 
 
-def _torchvision(name: str, in_chans: int, num_classes: int | None, pretrained: bool) -> nn.Module:
+def _torchvision(
+    name: str, in_chans: int, num_classes: int | None, pretrained: bool, options: Mapping[str, Any]
+) -> nn.Module:
     from torchvision import models
 
     known = models.list_models(module=models) + models.list_models(module=models.video)
     if name not in known:
         raise ConfigError(f"torchvision classifies with no network {name!r}: {nearest(name, known)}")
-    if in_chans != 3:
-        raise ConfigError(f"torchvision's networks take 3 channels, {name} cannot have in_chans={in_chans}")
-    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    return models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
+    classes: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    own = _own(options, models.get_model, "num_classes", "weights", "weights_backbone", "progress")
+    network = models.get_model(name, weights="DEFAULT" if pretrained else None, **classes, **own)
+    return network if in_chans == 3 else _with_channels(network, in_chans, name)
 
 
-def _pytorchvideo(name: str, in_chans: int, num_classes: int | None, pretrained: bool) -> nn.Module:
+def _with_channels(network: nn.Module, in_chans: int, name: str) -> nn.Module:
+    """The network with a fresh first convolution: torchvision's have no option for it."""
+    for path, module in network.named_modules():
+        if not isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            continue
+        if module.in_channels != 3 or module.groups != 1:
+            break
+        shape = (in_chans, module.out_channels, module.kernel_size, module.stride, module.padding, module.dilation)
+        # The kinds of arguments that the two take are the same, which their types do not say together.
+        fresh: nn.Module = type(module)(*shape, bias=module.bias is not None)  # type: ignore[arg-type]
+        replace_module(network, path, fresh)
+        return network
+    raise ConfigError(f"torchvision's {name} takes 3 channels, it cannot have in_chans={in_chans}")
+
+
+def _pytorchvideo(
+    name: str, in_chans: int, num_classes: int | None, pretrained: bool, options: Mapping[str, Any]
+) -> nn.Module:
     if name not in _PYTORCHVIDEO:
         raise ConfigError(f"pytorchvideo has no network of convolutions {name!r}: {nearest(name, _PYTORCHVIDEO)}")
     try:
         from pytorchvideo.models import hub
     except ImportError as error:
         raise MissingExtraError("pytorchvideo", "graft", "a backbone of pytorchvideo") from error
-    options: dict[str, Any] = {} if num_classes is None else {"model_num_class": num_classes}
+    given: dict[str, Any] = {} if num_classes is None else {"model_num_class": num_classes}
     if in_chans != 3:
-        options |= {"input_channels": (in_chans, in_chans)} if _PYTORCHVIDEO[name] else {"input_channel": in_chans}
-    return getattr(hub, name)(pretrained=pretrained, **options)
+        given |= {"input_channels": (in_chans, in_chans)} if _PYTORCHVIDEO[name] else {"input_channel": in_chans}
+    entrypoint = getattr(hub, name)
+    own = _own(options, entrypoint, "model_num_class", "input_channel", "input_channels")
+    return entrypoint(pretrained=pretrained, **given, **own)
 
 
-def _vidzoo(name: str, in_chans: int, num_classes: int | None, pretrained: bool) -> nn.Module:
+def _vidzoo(
+    name: str, in_chans: int, num_classes: int | None, pretrained: bool, options: Mapping[str, Any]
+) -> nn.Module:
     from vidzoo.factory import create_model  # it registers every network, grafted ones too
 
-    return create_model(name, pretrained=pretrained, in_chans=in_chans, num_classes=num_classes)
+    own = _own(options, create_model, "num_classes", "in_chans", "backbone", "plan")
+    return create_model(name, pretrained=pretrained, in_chans=in_chans, num_classes=num_classes, **own)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError
-from vidzoo.grafting.backbone import base_model_of, build, example_for, is_3d, name_of, source_of
+from vidzoo.grafting.backbone import base_model_of, build, difference, example_for, is_3d, name_of, source_of
 from vidzoo.grafting.folded import Host2D
 from vidzoo.grafting.hosts3d import Host3D
 from vidzoo.grafting.inflate import inflate, swap
 from vidzoo.grafting.insert import insert_ctm, insert_sgs, insert_shift, replace_head
-from vidzoo.grafting.model import GraftedModel
+from vidzoo.grafting.model import GraftedModel, Origin
 from vidzoo.grafting.places import Host
 from vidzoo.grafting.plan import (
     Inflate,
@@ -35,9 +35,9 @@ from vidzoo.modes import evaluating
 from vidzoo.pretrained import VideoCfg
 
 if TYPE_CHECKING:
-    from vidzoo.grafting.report import GraftReport
+    from vidzoo.grafting.report import GraftReport, Row
 
-__all__ = ["adopt", "graft", "rebuild"]
+__all__ = ["adopt", "graft", "rebuild", "regraft"]
 
 _FRAMES = 4
 _APPLY: Mapping[type[Operation], Callable[[Surgery, Any], Operation]] = {
@@ -86,6 +86,11 @@ def graft(
         source, network = backbone, build(backbone, pretrained=True)
     else:
         source, network = source or source_of(backbone), copy.deepcopy(backbone)
+    example_given = example
+    if example is None:
+        example = example_for(network, source)
+    if source:
+        _confirm(network, source, example)
     cfg = _cfg(network, source, num_frames)
     host, clip = adopt(network, example, source=source)
     before = copy.deepcopy(host)
@@ -102,13 +107,16 @@ def graft(
         hf_hub_id=base_model_of(source or "", network) or "",
         classifier=("fc",),
     )
+    model.origin = Origin(
+        source or "", tuple(done), num_frames, None, None if example_given is None else _sizes(example)
+    )
     model.model_args = {
         "backbone": source or "",
         "plan": _written(done),
         "num_classes": model.num_classes,
         "in_chans": model.in_chans,
         "num_frames": num_frames,
-        **({} if example is None else {"example": _sizes(example)}),
+        **({} if example_given is None else {"example": _sizes(example_given)}),
     }
     return model
 
@@ -138,16 +146,36 @@ def rebuild(
         )
     operations = read_plan(plan)
     write_plan(operations)  # what no file can hold cannot come back either
+    origin = Origin(backbone, operations, num_frames, drop_rate, example)
     device = torch.get_default_device()
+    model, _ = regraft(origin, None, in_chans=in_chans, num_classes=None)
     with torch.device("cpu"):
-        network = build(backbone, in_chans=in_chans)
-        cfg = _cfg(network, backbone, num_frames)
-        host, clip = adopt(network, _example(example), source=backbone)
-        model, _, _ = _operate(host, clip, operations, cfg, num_frames, measure=False, drop_rate=drop_rate)
         if num_classes != model.num_classes:
             model.reset_classifier(num_classes)
-    model.pretrained_cfg = cfg.replace(num_classes=num_classes, in_chans=in_chans)
+    model.pretrained_cfg = model.pretrained_cfg.replace(num_classes=num_classes, in_chans=in_chans)
     return model if device.type == "cpu" else model.to(device)
+
+
+def regraft(
+    origin: Origin, load: Callable[[nn.Module], None] | None, *, in_chans: int, num_classes: int | None
+) -> tuple[GraftedModel, tuple[Row, ...]]:
+    """Build the backbone of ``origin`` on the CPU, give it weights, carry out the plan; ``num_classes`` is the backbone's own.
+
+    Returns:
+        the model, and a row of the report for each layer that was looked at if there were weights.
+    """
+    with torch.device("cpu"):
+        network = build(origin.source, in_chans=in_chans, num_classes=num_classes)
+        if load is not None:
+            load(network)
+        cfg = _cfg(network, origin.source, origin.num_frames)
+        host, clip = adopt(network, _example(origin.example), source=origin.source)
+        model, _, surgery = _operate(
+            host, clip, origin.plan, cfg, origin.num_frames, measure=load is not None, drop_rate=origin.drop_rate
+        )
+    model.pretrained_cfg = cfg
+    model.origin = origin
+    return model, tuple(surgery.rows)
 
 
 def adopt(network: nn.Module, example: Any = None, *, source: str | None = None) -> tuple[Host, Tensor]:
@@ -166,6 +194,19 @@ def adopt(network: nn.Module, example: Any = None, *, source: str | None = None)
     frames = given if len(given) > 1 else torch.cat([given.roll(shift, -1) for shift in range(_FRAMES)])
     host: Host = Host2D(network, twin_of(network).float(), frames.float(), name=name)
     return host, frames.transpose(0, 1)[None]
+
+
+def _confirm(network: nn.Module, source: str, example: Any) -> None:
+    classes = getattr(network, "num_classes", None)
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not isinstance(classes, int) and last:
+        classes = last[-1].out_features
+    other = difference(network, source, num_classes=classes, example=example)
+    if other is not None:
+        raise ConfigError(
+            f"{source} builds another network than the one that is to be grafted, and a saved graft would come back as it: it "
+            f"has {other}; options of its library stand behind the name, such as timm:mobilenetv2_100?pad_type=same"
+        )
 
 
 def _operate(

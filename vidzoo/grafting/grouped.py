@@ -2,8 +2,8 @@
 
 The papers write their units for filters that see all input channels. The equations of STDCF (Eq. 2), of P3D (Eq. 1) and
 of the regularised branches (Eq. 2) are about single filters, so they hold for those of a grouped convolution as they
-are: coefficients, factors and branches of shape ``(C_out, C_in / groups, ...)``. GST divides the channels into groups of
-its own and has no such form.
+are: coefficients, factors and branches of shape ``(C_out, C_in / groups, ...)``. GST divides the channels itself: of a
+grouped convolution it takes whole groups, see :class:`GroupedGSTConv3d`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,110 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidzoo.errors import ConfigError
+from vidzoo.errors import ConfigError, ModelInputError
 from vidzoo.layers import FullConv3d, ReparamConv3d, STDCFConv3d
 from vidzoo.layers.reparam import identity_norm_
-from vidzoo.layers.unit import Inflation, Size3, spatial_filter
+from vidzoo.layers.unit import Inflation, Size3, check_inflation, spatial_filter
 
-__all__ = ["GroupedP3DConv3d", "GroupedReparamConv3d", "GroupedSTDCFConv3d"]
+__all__ = ["GroupedGSTConv3d", "GroupedP3DConv3d", "GroupedReparamConv3d", "GroupedSTDCFConv3d"]
 
 Triple = tuple[int, int, int]
+
+
+class GroupedGSTConv3d(nn.Module):
+    """GST in groups: whole groups of the convolution look over time, the last ``int(alpha * groups)``, the others do not.
+
+    Eq. 2 with the groups for channels. What beta divides, the input, is divided already: a group sees its own channels.
+    Because every filter keeps all that it saw, those over time start from the trained ones too, where GST between
+    ungrouped channels has to start them at random; with ``centre`` the unit starts as the convolution that it replaces.
+
+    Args:
+        in_channels: of all groups.
+        alpha: share of the groups that look over time.
+        inflation: how their filters start, see :func:`vidzoo.layers.unit.inflate`.
+
+    Raises:
+        ConfigError: alpha outside (0, 1) or leaving no group to one side, an even temporal kernel, or a temporal padding that
+            makes the two sides differ in length.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Triple,
+        stride: Triple,
+        padding: Triple,
+        dilation: Triple,
+        bias: bool = True,
+        *,
+        groups: int,
+        alpha: float = 1 / 4,
+        inflation: Inflation = "centre",
+    ) -> None:
+        super().__init__()
+        (t, kh, kw), (st, sh, sw), (pt, ph, pw), (dt, dh, dw) = kernel_size, stride, padding, dilation
+        if not 0 < alpha < 1:
+            raise ConfigError(f"GST needs 0 < alpha < 1 (1/2, 1/4 or 1/8 in the paper), got alpha={alpha!r}")
+        if t % 2 == 0 or pt != dt * (t // 2):
+            raise ConfigError(
+                f"GST needs an odd temporal kernel padded to keep the frames aligned (kernel {t}, dilation {dt}: padding "
+                f"{dt * (t // 2)}), got padding {pt}"
+            )
+        temporal = int(groups * alpha)
+        if not temporal:
+            raise ConfigError(
+                f"alpha={alpha:g} of {groups} groups is less than one that could look over time: take alpha={1 / groups:g} "
+                "or more"
+            )
+        self.alpha, self.inflation = alpha, check_inflation(inflation)
+        self.temporal_channels = temporal * out_channels // groups
+        self.spatial_channels = out_channels - self.temporal_channels
+        self.temporal_in = temporal * in_channels // groups
+        self.spatial_in = in_channels - self.temporal_in
+        self.spatial = FullConv3d(
+            self.spatial_in,
+            self.spatial_channels,
+            (1, kh, kw),
+            (st, sh, sw),
+            (0, ph, pw),
+            (1, dh, dw),
+            bias=bias,
+            groups=groups - temporal,
+        )
+        self.temporal = FullConv3d(
+            self.temporal_in,
+            self.temporal_channels,
+            (t, kh, kw),
+            (st, sh, sw),
+            (pt, ph, pw),
+            (dt, dh, dw),
+            bias=bias,
+            groups=temporal,
+            inflation=self.inflation,
+        )
+
+    @torch.no_grad()
+    def load_conv_(self, weight: Tensor, bias: Tensor | None) -> Self:
+        """Each side takes the filters ``(C_out, C_in / groups, [t,] k, k)`` of its groups, the spatial one summed over time."""
+        cut = self.spatial_channels
+        static, dynamic = (None, None) if bias is None else (bias[:cut], bias[cut:])
+        self.spatial.load_conv_(spatial_filter(weight[:cut]), static)
+        self.temporal.load_conv_(weight[cut:], dynamic)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != self.spatial_in + self.temporal_in:
+            raise ModelInputError(
+                f"this GST unit has {self.spatial_in + self.temporal_in} input channels, got {tuple(x.shape)}"
+            )
+        left, right = x.split([self.spatial_in, self.temporal_in], dim=1)
+        static = self.spatial(left)  # (B, C_out - C_t, T, H', W')   w_gs of Eq. 2
+        dynamic = self.temporal(right)  # (B, C_t, T, H', W')   w_gt of Eq. 2
+        return torch.cat([static, dynamic], dim=1)  # (B, C_out, T, H', W')
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha:g}, inflation={self.inflation!r}"
 
 
 class GroupedSTDCFConv3d(STDCFConv3d):

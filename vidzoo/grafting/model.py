@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from vidzoo.errors import ConfigError
 from vidzoo.grafting.folded import Host2D
 from vidzoo.grafting.places import Host, Places
+from vidzoo.grafting.plan import Operation
 from vidzoo.grafting.traced import GLUE
 from vidzoo.models.base import VideoModel, _recompute_without_statistics
 from vidzoo.pretrained import VideoCfg
@@ -22,10 +23,24 @@ from vidzoo.pretrained import VideoCfg
 if TYPE_CHECKING:
     from vidzoo.grafting.report import GraftReport
 
-__all__ = ["GraftedModel"]
+__all__ = ["GraftedModel", "Origin"]
 
 _LAYERS = (nn.Conv2d, nn.Conv3d, nn.Linear)
 _CHANNELS_LAST = (torch.channels_last, torch.channels_last_3d)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a grafted model is made of again: the source of its backbone, "" if none is known, and what was done to it.
+
+    ``example``: shape of what the backbone is looked at with, or of one for each pathway; None is the usual small one.
+    """
+
+    source: str
+    plan: tuple[Operation, ...]
+    num_frames: int
+    drop_rate: float | None = None
+    example: Sequence[Any] | None = None
 
 
 class GraftedModel(VideoModel):
@@ -44,6 +59,7 @@ class GraftedModel(VideoModel):
     """
 
     graft_report: GraftReport | None = None
+    origin: Origin | None = None
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """A trained convolution becomes a unit of :mod:`vidzoo.layers`, with whatever of its function the unit can keep.
 
 A 2D kernel, and a 3D one of a single frame, gets a time axis of ``t_length`` frames; another 3D one keeps its own. What a
-unit cannot stand for is refused in a sentence that names the module: GST divides the channels into groups of its own, so
-it takes no grouped convolution; what splits a kernel into space and time takes none that looks over one of them only.
+unit cannot stand for is refused in a sentence that names the module: R(2+1)D mixes all channels over time, so it takes no
+grouped convolution; what splits a kernel into space and time takes none that looks over one of them only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from vidzoo.errors import ConfigError, nearest
-from vidzoo.grafting.grouped import GroupedP3DConv3d, GroupedReparamConv3d, GroupedSTDCFConv3d
+from vidzoo.grafting.grouped import GroupedGSTConv3d, GroupedP3DConv3d, GroupedReparamConv3d, GroupedSTDCFConv3d
 from vidzoo.layers import FrameConv3d, FullConv3d, GSTConv3d, P3DConv3d, ReparamConv3d, STDCFConv3d
 
 __all__ = ["UNITS", "SamePad", "Swap", "is_plain_norm", "refusal", "relative_change", "takes_norm", "unit_for"]
@@ -51,7 +51,7 @@ class _Unit:
 
 
 UNITS: Mapping[str, _Unit] = {
-    "gst": _Unit(GSTConv3d, None, True, {}),
+    "gst": _Unit(GSTConv3d, GroupedGSTConv3d, True, {}),
     "stdcf": _Unit(STDCFConv3d, GroupedSTDCFConv3d, True, {}),
     "reparam": _Unit(ReparamConv3d, GroupedReparamConv3d, False, {}),
     "p3d": _Unit(P3DConv3d, GroupedP3DConv3d, True, {}),
@@ -148,10 +148,9 @@ def refusal(conv: Conv, unit: str, *, name: str) -> str | None:
     shape = "x".join(str(size) for size in conv.kernel_size)
     if conv.groups > 1 and kind.grouped is None:
         form = "depthwise" if conv.groups == conv.in_channels else "grouped"
-        why = "splits the channels into groups of its own" if unit == "gst" else "mixes all channels over time"
         return (
-            f"{name} is a {form} convolution (groups={conv.groups}) and the {unit} unit {why}: leave it out with "
-            "exclude=..., or take unit='full', 'reparam', 'p3d' or 'stdcf'"
+            f"{name} is a {form} convolution (groups={conv.groups}) and the {unit} unit mixes all channels over time: leave it "
+            "out with exclude=..., or take unit='p3d', 'full', 'reparam', 'gst' or 'stdcf'"
         )
     if kind.needs_space and max(conv.kernel_size[-2:]) == 1:
         return (

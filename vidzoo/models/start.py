@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vidzoo.errors import WeightsError
+from vidzoo.grafting.model import GraftedModel
+from vidzoo.grafting.start import start_from_backbone
 from vidzoo.layers.ctm import CTMBlock
 from vidzoo.layers.unit import Inflation
 from vidzoo.loading import load_weights
@@ -25,7 +27,8 @@ def start_from(
 ) -> StartReport:
     """Start ``model`` from trained weights of a network of its kin, in the keys of this zoo, in place.
 
-    Weights in the model's own keys are loaded as they are; a sampler and CTM blocks that they do not have keep their values.
+    A grafted model takes the weights of its backbone, see :mod:`vidzoo.grafting.start`. For every other: weights in the
+    model's own keys are loaded as they are; a sampler and CTM blocks that they do not have keep their values.
     For a ResNet or a network of three layers they may also be those of a plain one with the same skeleton, 2D or of dense
     3D kernels of any length: every unit then takes its kernel as its paper does, see :class:`StartReport` for what differs.
     The first convolution adapts to the model's input channels. The classifier is loaded where its shape fits.
@@ -42,6 +45,8 @@ def start_from(
     broken = [key for key, value in weights.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
         raise WeightsError(f"the trained weights have NaN or infinite values in {', '.join(broken[:10])}")
+    if isinstance(model, GraftedModel) and not all(key in model.state_dict() for key in weights):
+        return start_from_backbone(model, weights)
     target = model.state_dict()
     classifier = [key for key in target if _inside(key, [model.head_name])]
     body = {key: value for key, value in weights.items() if not _inside(key, [model.head_name])}
