@@ -71,6 +71,20 @@ def _adaptive(name: str) -> Build:
     return build
 
 
+def _fused(name: str) -> Build:
+    return lambda options: vidzoo.fuse(_ours(name)(options))
+
+
+def _grafted(backbone: str, plan: str) -> Build:
+    """A network of timm, untrained, with a plan carried out on it."""
+    return lambda options: vidzoo.create_model("graft", backbone=f"timm:{backbone}", plan=plan, num_classes=CLASSES)
+
+
+def _with_fused(name: str) -> list[Contender]:
+    note = "norms folded, kernels merged; its training mode means nothing"
+    return [Contender(name, _ours(name)), Contender(f"fused {name}", _fused(name), note)]
+
+
 def _same_work(name: str, theirs: Build, library: str, note: str = "same work") -> list[Contender]:
     return [Contender(name, _ours(name)), Contender(f"{library} {name}", theirs, note, library)]
 
@@ -156,6 +170,21 @@ def groups() -> dict[str, list[Contender]]:
             Contender("ctm_r50", _ctm(1), "one CTM block"),
             Contender("ctm_r50", _ctm(3), "three CTM blocks"),
         ],
+        "graft": [
+            Contender("gst_r50", _ours("gst_r50")),
+            Contender(
+                "graft of timm's resnet50", _grafted("resnet50", "gst"), "same work, frames folded into the batch"
+            ),
+        ],
+        "graft of mobilenet": [
+            Contender("graft of timm's mobilenetv2_100", _grafted("mobilenetv2_100", "frame"), "frame by frame"),
+            Contender("gst_mobilenetv2_100", _ours("gst_mobilenetv2_100"), "3x3x3 in a quarter of the channels"),
+            Contender("ctm_mobilenetv2_100", _ours("ctm_mobilenetv2_100"), "CTM blocks in one stage"),
+        ],
+        "fused gst": _with_fused("gst_r50"),
+        "fused stdcf": _with_fused("stdcf_r18"),
+        "fused reparam": _with_fused("i3d_r18_reparam_11335"),
+        "fused x3d": _with_fused("x3d_s"),
         "atfr x3d": _sampled("x3d_s"),
         "atfr c2d": _sampled("c2d_pool_r18"),
     }

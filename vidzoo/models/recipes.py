@@ -6,8 +6,8 @@ trained filters all stay, so that the network starts from the answers that its b
 CTM blocks (CTM, ICIP 2020), which start as the identity, into the last stage but one. ``stdcf_r3d_18`` makes every 3x3x3
 convolution of torchvision's R3D-18 behind the stem one of spatial and temporal atoms (STDCF, NeurIPS 2021).
 
-:func:`vidzoo.graft` does the same for any network. That X3D-S with Similarity Guided Sampling, ``x3d_s_atfr``, is such a
-graft as well is tested; it has a file of its own.
+``vidzoo.graft`` does the same to any network. Similarity Guided Sampling in pytorchvideo's X3D-S gives ``x3d_s_atfr``, which
+has a file of its own.
 """
 
 from __future__ import annotations
