@@ -2,11 +2,13 @@
 
     python tools/compare_grafts.py run OUT DATA WEIGHTS --seeds 0 1 2     # trainings, the longest part
     python tools/compare_grafts.py report OUT                              # the table: mean, spread of the seeds, drop
+    python tools/compare_grafts.py start OUT DATA WEIGHTS                  # save the grafts as they are before training
 
 DATA is the folder of Weizmann videos, ``<action>/<subject>_<action>.avi``, WEIGHTS a state dict of timm's
 ``mobilenetv2_100`` with 1001 classes and ``pad_type="same"``, trained on ImageNet. Every run has the same budget
 (tools/compare_grafts.toml); the person left out chooses nothing, the weights are those of the last epoch. A run that is
-there already is not made again.
+there already is not made again. What ``start`` saves can be trained on anything, such as
+``tools/measure_order.py --models local-dir:OUT/gst``.
 """
 
 from __future__ import annotations
@@ -98,10 +100,10 @@ def run(out: Path, data: Path, weights: Path, plan: str, subject: str, seed: int
     torch.manual_seed(seed)
     train, videos = split(scan(data), val_match=f"{subject}_*")
     model = vidzoo.graft(backbone(weights, train), PLANS[plan], num_classes=10, num_frames=8, source=SOURCE)
-    start = vidzoo.save_pretrained(model, folder / "start")
+    begin = vidzoo.save_pretrained(model, folder / "start")
     config = FinetuneConfig.from_file(CONFIG).replace(seed=seed, val_match=f"{subject}_*")
     began = time.monotonic()
-    finetune(f"local-dir:{start}", str(data), folder / "tuned", config)
+    finetune(f"local-dir:{begin}", str(data), folder / "tuned", config)
     trained = vidzoo.create_model(f"local-dir:{folder / 'tuned'}")
     reports = {order: evaluate(trained, videos, order=order) for order in ORDERS}
     result = {
@@ -116,6 +118,15 @@ def run(out: Path, data: Path, weights: Path, plan: str, subject: str, seed: int
     report.write_text(json.dumps(result, indent=1))
     shutil.rmtree(folder)
     print(json.dumps(result), flush=True)
+
+
+def start(out: Path, data: Path, weights: Path, plans: Sequence[str]) -> None:
+    """Save ``OUT/<plan>``, whose norms have seen all subjects."""
+    network = backbone(weights, scan(data))
+    for plan in plans:
+        torch.manual_seed(0)
+        model = vidzoo.graft(network, PLANS[plan], num_classes=10, num_frames=8, source=SOURCE)
+        vidzoo.save_pretrained(model, out / plan.replace(" ", "_"))
 
 
 def table(out: Path) -> str:
@@ -153,15 +164,20 @@ def _all(args: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     steps = parser.add_subparsers(dest="step", required=True)
-    runs = steps.add_parser("run")
-    runs.add_argument("out", type=Path)
-    runs.add_argument("data", type=Path)
-    runs.add_argument("weights", type=Path)
-    runs.add_argument("--subjects", nargs="+", default=["daria", "ido", "moshe"])
-    runs.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    runs.add_argument("--plans", nargs="+", choices=list(PLANS), default=list(PLANS))
+    for name in ("run", "start"):
+        step = steps.add_parser(name)
+        step.add_argument("out", type=Path)
+        step.add_argument("data", type=Path)
+        step.add_argument("weights", type=Path)
+        step.add_argument("--plans", nargs="+", choices=list(PLANS), default=list(PLANS))
+        if name == "run":
+            step.add_argument("--subjects", nargs="+", default=["daria", "ido", "moshe"])
+            step.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     steps.add_parser("report").add_argument("out", type=Path)
     args = parser.parse_args()
+    if args.step == "start":
+        start(args.out, args.data, args.weights, args.plans)
+        return
     if args.step == "run":
         for plan, subject, seed in _all(args):
             run(args.out, args.data, args.weights, plan, subject, seed)

@@ -169,14 +169,14 @@ def test_the_shift_moves_an_eighth_of_the_channels_each_way() -> None:
 def test_places_that_a_unit_cannot_take_are_kept_and_told_unless_they_were_named() -> None:
     network = timm_network("mobilenetv2_100")
     where = Where(kernels=(3,), stem=True)
-    report = graft(network, SwapConv("gst", where, options={"beta": 1})).graft_report
+    report = graft(network, SwapConv("r2plus1d", where)).graft_report
     assert [row.name for row in report.rows if row.what == "replaced"] == ["conv_stem"]
     kept = [row for row in report.rows if row.what == "kept"]
     assert len(kept) == 17
     assert all("depthwise" in row.note for row in kept)
     assert "17 of 18" in report.warnings[-1]
     with pytest.raises(ConfigError, match=r"blocks\.1\.0\.conv_dw"):
-        graft(network, SwapConv("gst", Where(names=("conv_stem", "blocks.1.0.conv_dw"))))
+        graft(network, SwapConv("r2plus1d", Where(names=("conv_stem", "blocks.1.0.conv_dw"))))
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,12 @@ import vidzoo
 from fidelity.networks import lively
 from vidzoo.convert.pytorchvideo.x3d import from_x3d
 from vidzoo.errors import ConfigError
-from vidzoo.grafting import GraftedModel, InsertSGS, SwapConv, Where, graft
-from vidzoo.grafting.adaptive import PatientMaxPool3d, honour_clips, open_pools
+from vidzoo.grafting import GraftedModel, InsertSGS, InsertShift, SwapConv, Where, graft
+from vidzoo.grafting.adaptive import PatientMaxPool3d, Shortened, honour_clips, open_pools
 from vidzoo.grafting.backbone import build
-from vidzoo.grafting.hosts3d import Host3D
+from vidzoo.grafting.hosts3d import Host3D, Sampled
+from vidzoo.grafting.inflate import PadTime
+from vidzoo.grafting.insert import TemporalShift
 from vidzoo.grafting.traced import twin_of
 from vidzoo.layers import STDCFConv3d
 from vidzoo.layers.ragged import lengths_of, plain, with_lengths
@@ -284,7 +286,7 @@ class MixesTime(nn.Module):
         (_x3d, InsertSGS(after="blocks.5.proj"), "a sampler stands between the input and the last map"),
         (_x3d, InsertSGS(options={"colour": 1}), "sampler behind blocks.1 does not take these options"),
         (_x3d, [InsertSGS(), InsertSGS()], "Net has a sampler already: a network samples once"),
-        (_x3d, SwapConv("gst", Where(kernels=(3,), stages=(2,))), "depthwise convolution"),
+        (_x3d, SwapConv("r2plus1d", Where(kernels=(3,), stages=(2,))), "depthwise convolution"),
         (lambda: vidzoo.create_model("slowfast_r18_8x8", num_classes=2), "stdcf", "nothing is grafted onto a SlowFast"),
     ],
 )
@@ -345,3 +347,31 @@ def test_a_classifier_is_replaced_by_a_linear_layer_whatever_it_was() -> None:
     assert host(torch.randn(1, 3, 16, 64, 64)).shape == (1, 2)
     host.reset_classifier(0)
     assert host(torch.randn(1, 3, 16, 64, 64)).shape == (1, host.head_hidden_size) == (1, 1024)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", [TemporalShift(8, 4), PadTime(2)])
+def test_what_moves_frames_minds_the_end_of_each_clip(layer: nn.Module) -> None:
+    x, lengths = torch.randn(3, 8, 5, 2, 2), torch.tensor([5, 1, 3])
+    found = layer(with_lengths(x, lengths))
+    for i, frames in enumerate(lengths):
+        alone = layer(x[i : i + 1, :, :frames])
+        assert lengths_of(found)[i] == alone.shape[2]  # type: ignore[index]
+        assert torch.equal(plain(found)[i : i + 1, :, : alone.shape[2]], alone)
+        assert not plain(found)[i, :, alone.shape[2] :].any()
+
+
+@torch.no_grad()
+def test_a_shift_behind_a_sampler_is_answered_alone_as_beside_others() -> None:
+    model = graft(_network("r3d"), [InsertSGS(1), InsertShift()]).eval()
+    sampled = next(module for module in model.modules() if isinstance(module, Sampled))
+    sampled.sampler = Shortened(2)
+    clip = torch.randn(1, 3, 16, 64, 64)
+    beside = model(torch.cat([torch.randn(1, 3, 16, 64, 64), clip]))[1:]
+    assert _far(beside, model(clip)) < 1e-5
+
+
+def test_what_cannot_follow_a_sampler_is_refused_when_it_is_grafted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TemporalShift, "forward", lambda self, x: x.roll(1, dims=2))
+    with pytest.raises(ConfigError, match="behind the sampler of VideoResNet nothing of that kind can stand"):
+        graft(_network("r3d"), [InsertSGS(1), InsertShift()])

@@ -118,9 +118,20 @@ def test_a_difference_between_a_source_and_a_network_is_told() -> None:
     assert told == "other outputs with weights alike"
 
 
-def test_torchvision_takes_three_channels() -> None:
-    with pytest.raises(ConfigError, match="resnet18 cannot have in_chans=1"):
-        build("torchvision:resnet18", in_chans=1)
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "r3d_18"])
+def test_torchvisions_first_convolution_takes_other_channels(name: str) -> None:
+    network, plain = build(f"torchvision:{name}", in_chans=1), build(f"torchvision:{name}")
+    firsts = [next(m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))) for net in (network, plain)]
+    assert firsts[0].weight.shape == (firsts[1].weight.shape[0], 1, *firsts[1].weight.shape[2:])
+    assert (firsts[0].stride, firsts[0].padding) == (firsts[1].stride, firsts[1].padding)
+    clip = example_for(network)
+    assert clip.shape[1] == 1  # type: ignore[union-attr]
+    assert network.eval()(clip).shape[0] == 1
+
+
+def test_a_name_without_trained_weights_is_told() -> None:
+    with pytest.raises(ConfigError, match="timm has no trained weights for cspresnet50d"):
+        build("timm:cspresnet50d", pretrained=True)
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

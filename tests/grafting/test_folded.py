@@ -92,7 +92,7 @@ def test_a_network_whose_modules_do_not_follow_each_other_is_refused() -> None:
             return self.fc(self.last(self.one(x) * self.two(x)).mean((2, 3)))
 
     with pytest.raises(ConfigError, match="do not simply follow each other"):
-        graft(Twin(), "inflate", source="timm:resnet18")
+        graft(Twin(), "inflate")
     with pytest.raises(ConfigError, match="pictures"):
         find_places(lively(CifarResNet(1)), torch.randn(3, 32, 32))
 

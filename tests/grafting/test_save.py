@@ -117,8 +117,10 @@ def test_a_changed_network_does_not_pass_for_the_one_of_its_name(tmp_path: Path)
         _saved(model, tmp_path)
     network = timm_network("test_resnet")
     network.layer2[0].conv1 = nn.Conv2d(32, 48, 5, 2, 2, bias=False)
-    with pytest.raises(HubError, match="surgery"):
-        _saved(graft(network, "ctm", source="timm:test_resnet"), tmp_path)
+    with pytest.raises(ConfigError, match="timm:test_resnet builds another network"):
+        graft(network, "ctm", source="timm:test_resnet")
+    with pytest.raises(HubError, match="source="):
+        _saved(graft(network, "ctm"), tmp_path)
 
 
 def test_a_plan_with_a_predicate_works_and_saving_says_what_to_do(tmp_path: Path) -> None:

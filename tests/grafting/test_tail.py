@@ -68,6 +68,19 @@ class Entangled(nn.Module):
         return self.fc((x.flatten(2) * weight).sum(dim=2))
 
 
+class TwoHeads(nn.Module):
+    """Two answers of one map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.one, self.two = nn.Linear(8, CLASSES), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x).mean((2, 3))
+        return self.one(x), self.two(x)
+
+
 def _x3d() -> nn.Module:
     return create_x3d(input_clip_length=4, input_crop_size=160, model_num_class=CLASSES, depth_factor=0.5)
 
@@ -190,6 +203,54 @@ def test_a_tail_holds_for_copies_and_survives_pickling() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "classifier"),
+    [
+        ("test_resnet", "fc"),
+        ("test_convnext", "head.fc"),
+        ("mobilenetv3_small_050", "classifier"),
+    ],
+)
+def test_an_identity_in_the_place_of_the_classifier_is_one(name: str, classifier: str) -> None:
+    network = _network(lambda: timm.create_model(name, num_classes=0))
+    x = torch.randn(2, 3, 64, 64)
+    tail = split(network, x)
+    assert tail.classifier == classifier
+    assert tail.hidden == network(x).shape[1]
+    torch.testing.assert_close(tail.run_head(network, tail.features(network, x)), network(x))
+
+
+@torch.no_grad()
+def test_a_map_with_its_channels_last_is_turned_and_turned_back_for_a_head_that_takes_it_so() -> None:
+    options = {"img_size": 64, "window_size": 2, "depths": (1, 1, 1, 1), "embed_dim": 24, "num_classes": CLASSES}
+    network = _network(lambda: timm.create_model("swin_tiny_patch4_window7_224", **options))
+    x = torch.randn(2, 3, 64, 64)
+    tail = split(network, x)
+    assert tail.num_features == network.num_features == 192
+    features = tail.features(network, x)
+    assert features.shape == (2, 192, 2, 2)
+    torch.testing.assert_close(features, network.forward_features(x).movedim(-1, 1))
+    torch.testing.assert_close(tail.run_head(network, features), network(x))
+
+
+def test_modules_that_have_no_part_in_the_answer_are_found() -> None:
+    class Borrow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lent = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:  # ``lent`` is not called, but has its part
+            return F.conv2d(x, self.lent.weight, self.lent.bias)
+
+    network = nn.Sequential(Borrow(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    assert split(network, torch.randn(1, 3, 16, 16)).idle == ()
+    network[0].auxiliary, network[0].spare = nn.Sequential(nn.Conv2d(8, 2, 1)), nn.Conv2d(3, 8, 3)
+    network.requires_grad_(False)
+    assert split(network, torch.randn(1, 3, 16, 16)).idle == ("0.auxiliary", "0.spare")
+    assert not any(p.requires_grad or p.grad is not None for p in network.parameters())
+
+
+@torch.no_grad()
 def test_a_classifier_that_was_removed_leaves_what_it_saw() -> None:
     network = _network(PICTURES["mobilenet_v3_small"][0])
     tail = split(network, torch.randn(1, 3, 64, 64))
@@ -227,10 +288,16 @@ def test_the_split_leaves_the_network_as_it_was() -> None:
         (
             lambda: timm.create_model("vit_tiny_patch16_224", img_size=64),
             torch.randn(1, 3, 64, 64),
-            "the head of mine cannot be followed",
+            r"mine goes on with tokens, \(1, 17, 192\)",
         ),
+        (
+            lambda: models.vit_b_32(num_classes=CLASSES),
+            torch.randn(1, 3, 64, 64),
+            r"mine does not take an example of shape \(1, 3, 64, 64\) \(Wrong image height! Expected 224 but got 64!\)",
+        ),
+        (TwoHeads, torch.randn(1, 3, 16, 16), "gives more than one tensor"),
     ],
-    ids=["entangled", "squeezenet", "no_head", "no_map", "tokens"],
+    ids=["entangled", "squeezenet", "no_head", "no_map", "tokens", "other_size", "two_heads"],
 )
 def test_a_head_that_cannot_be_followed_is_refused(build: Any, x: Tensor, why: str) -> None:
     with pytest.raises(ConfigError, match=why):

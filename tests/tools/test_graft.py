@@ -123,7 +123,7 @@ def test_neither_a_plan_nor_the_list_is_a_wrong_command_line(graft: ModuleType) 
         ("timm:resnet18", "gst", "moved"),
         ("timm:resnet18", "ctm", "kept"),
         ("timm:mobilenetv2_100", "reparam", "kept"),
-        ("timm:mobilenetv2_100", "gst", "refused"),
+        ("timm:mobilenetv2_100", "r2plus1d", "refused"),
         ("timm:resnet18", "sgs", "refused"),
     ],
 )

@@ -16,7 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidzoo.grafting.traced import GLUE, Call, State, Step, chain, fresh, glue_between, record, run, same, twin_of
+from vidzoo.grafting.traced import (
+    GLUE,
+    Call,
+    State,
+    Step,
+    chain,
+    fresh,
+    glue_between,
+    record,
+    run,
+    said,
+    same,
+    twin_of,
+)
 from vidzoo.layers.ragged import RaggedMaxPool3d, RaggedMeanPool3d, honour_lengths, lengths_of, plain, with_lengths
 from vidzoo.models.slowfast import concat_ragged
 from vidzoo.modes import evaluating
@@ -26,6 +39,7 @@ __all__ = [
     "PatientMaxPool3d",
     "Shortened",
     "SqueezeOverClip",
+    "answer_to",
     "honour_clips",
     "open_pools",
     "replace_module",
@@ -135,13 +149,18 @@ def open_pools(network: nn.Module, example: State) -> list[str]:
     return notes
 
 
+def answer_to(network: nn.Module, example: State) -> Any:
+    """What ``network`` says of the example in evaluation mode; a window of its head larger than the map takes the mean."""
+    with _lenient_pools(network), evaluating(network), torch.no_grad():
+        return network(fresh(example))
+
+
 def takes(network: nn.Module, example: State) -> str | None:
     """None if ``network`` takes the example, windows of its head that are larger than the map aside; else what it says."""
-    with _lenient_pools(network), evaluating(network), torch.no_grad():
-        try:
-            network(fresh(example))
-        except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError) as error:
-            return (str(error).splitlines() or [type(error).__name__])[0]
+    try:
+        answer_to(network, example)
+    except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError) as error:
+        return said(error)
     return None
 
 
@@ -174,7 +193,7 @@ def honour_clips(network: nn.Module, example: State) -> None:
     """
     twins = [
         (call.name, twin)
-        for call in record(twin_of(network), example)
+        for call in record(twin_of(network).float(), _single(example))
         if (twin := _gate(call) or _fusion(call) or _swish(call)) is not None
     ]
     for name, module in list(network.named_modules()):
@@ -187,9 +206,15 @@ def honour_clips(network: nn.Module, example: State) -> None:
 
 
 def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
-    """Put ``module`` where ``name`` was."""
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)
+    """Put ``module`` where ``name`` was, and wherever else the network has the very module of that name."""
+    old = network.get_submodule(name)
+    for other in [path for path, found in network.named_modules(remove_duplicate=False) if found is old]:
+        parent, _, child = other.rpartition(".")
+        setattr(network.get_submodule(parent), child, module)
+
+
+def _single(example: State) -> State:
+    return [x.float() for x in example] if isinstance(example, list) else example.float()
 
 
 def _gate(call: Call) -> nn.Module | None:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError, MissingExtraError, nearest
-from vidzoo.grafting.adaptive import replace_module, takes
-from vidzoo.grafting.traced import State, fresh, twin_of
+from vidzoo.grafting.adaptive import answer_to, replace_module, takes
+from vidzoo.grafting.traced import State, twin_of
 from vidzoo.registry import is_model
 
 __all__ = ["LIBRARIES", "base_model_of", "build", "difference", "example_for", "is_3d", "name_of", "source_of"]
@@ -63,10 +63,11 @@ def build(source: str, *, in_chans: int = 3, num_classes: int | None = None, pre
             ) from error
 
 
-def source_of(module: nn.Module) -> str | None:
+def source_of(module: nn.Module, example: State | None = None) -> str | None:
     """The source of a network that says its own name (timm's and vidzoo's do), None of any other.
 
-    None too where the name would build something else: a network of other options, or one that was changed.
+    None too where the name would build something else: a network of other options, or one that was changed. ``example``: as
+    in :func:`difference`.
     """
     cfg = getattr(module, "pretrained_cfg", None)
     name = cfg.get("architecture") if isinstance(cfg, dict) else getattr(cfg, "architecture", None)
@@ -75,7 +76,8 @@ def source_of(module: nn.Module) -> str | None:
     library = "vidzoo" if is_model(name) and not isinstance(cfg, dict) else "timm"
     classes = getattr(module, "num_classes", None)
     try:
-        return f"{library}:{name}" if difference(module, f"{library}:{name}", num_classes=classes) is None else None
+        other = difference(module, f"{library}:{name}", num_classes=classes, example=example)
+        return None if other is not None else f"{library}:{name}"
     except (ConfigError, MissingExtraError, RuntimeError, TypeError):
         return None
 
@@ -105,7 +107,7 @@ def difference(
         return None
     again = again.to(next(module.parameters(), torch.empty(0)))
     with torch.no_grad():
-        mine, its = (twin_of(net).eval()(fresh(example)) for net in (module, again))
+        mine, its = (answer_to(twin_of(net), example) for net in (module, again))
     if isinstance(mine, Tensor) and not bool((mine - its).norm() <= 1e-3 * mine.norm()):
         return "other outputs with weights alike"
     return None
@@ -170,7 +172,7 @@ def example_for(module: nn.Module, source: str | None = None) -> State:
             return example
         reasons.append(reason)
     raise ConfigError(
-        f"{type(module).__name__} takes neither a clip {tuple(clip.shape)} nor one for each of two pathways ({reasons[0]}): "
+        f"{type(module).__name__} takes neither a clip {tuple(clip.shape)} nor one for each of two pathways ({reasons[-1]}): "
         "give example=..., as the network takes it"
     )
 
@@ -234,6 +236,8 @@ def _timm(name: str, in_chans: int, num_classes: int | None, pretrained: bool, o
         raise ConfigError(f"timm has no network {name!r}: {nearest(name, timm.list_models())}")
     classes: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     own = _own(options, timm.create_model, "num_classes", "in_chans", "pretrained_strict", "features_only")
+    if pretrained and not timm.is_model_pretrained(name):
+        raise ConfigError(f"timm has no trained weights for {name}: build it, load yours, and give the network itself")
     return timm.create_model(name, pretrained=pretrained, in_chans=in_chans, **classes, **own)
 
 

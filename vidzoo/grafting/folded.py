@@ -8,7 +8,7 @@ last in memory both ways are views. The length of the clips never changes on the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
 from typing import Literal
 
 import torch
@@ -18,7 +18,7 @@ from vidzoo.errors import ConfigError, ModelInputError
 from vidzoo.grafting.adaptive import replace_module
 from vidzoo.grafting.hosts3d import Glue
 from vidzoo.grafting.tail import Tail, split
-from vidzoo.grafting.traced import is_map
+from vidzoo.grafting.traced import is_map, turned
 from vidzoo.models.base import FeatureInfo
 from vidzoo.modes import evaluating
 
@@ -27,11 +27,17 @@ __all__ = ["ClipMean", "Fold", "FrameCount", "Host2D", "OverTime", "fold", "unfo
 _WEIGHTED = (nn.Conv2d, nn.Linear)
 
 
-@dataclass
-class FrameCount:
-    """How many frames the clips have that are on their way through the network; its grafted places share one."""
+class FrameCount(threading.local):
+    """How many frames the clips have that are on their way through the network; its grafted places share one.
 
-    frames: int = 1
+    Every thread has its own number: threads that share a model may run clips of different length.
+    """
+
+    def __init__(self, frames: int = 1) -> None:
+        self.frames = frames
+
+    def __reduce__(self) -> tuple[type[FrameCount], tuple[int]]:
+        return FrameCount, (self.frames,)
 
 
 def fold(x: Tensor) -> Tensor:
@@ -120,6 +126,11 @@ class Host2D(nn.Module):
             self.warnings.append(
                 f"{', '.join(self.tail.left_out)}: makes probabilities and is left out, the model gives logits"
             )
+        if self.tail.idle:
+            self.warnings.append(
+                f"{', '.join(self.tail.idle)}: has no part in the answer and does not learn; DistributedDataParallel needs "
+                "find_unused_parameters=True"
+            )
         own = getattr(network, "drop_rate", 0.0)
         if isinstance(own, float) and own > 0:
             self.warnings.append(
@@ -191,9 +202,9 @@ class Host2D(nn.Module):
         if conv.weight[0, 0].numel() != 1 or conv.groups != 1:
             raise ConfigError(f"the classifier of {self.name}, {self.tail.classifier}, is no 1x1 convolution")
         linear = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None).to(conv.weight)
-        linear.load_state_dict(
-            {key: value.flatten(1) if value.ndim > 1 else value for key, value in conv.state_dict().items()}
-        )
+        linear.weight = nn.Parameter(conv.weight.detach().flatten(1), requires_grad=conv.weight.requires_grad)
+        if conv.bias is not None:
+            linear.bias = nn.Parameter(conv.bias.detach(), requires_grad=conv.bias.requires_grad)
         self.replace(self.tail.classifier, linear.train(conv.training))
 
     # Looking at it.
@@ -219,15 +230,19 @@ class Host2D(nn.Module):
         """The last stage of each resolution that has blocks, or else the last; the last of all in any case."""
         found: dict[tuple[int, ...], FeatureInfo] = {}
         full: set[tuple[int, ...]] = set()
-        turned = self._turned
-        state = example.transpose(0, 1)[None]  # (1, C, T, H, W)
+        last = False
+        like = next(self.network.parameters())
+        state = example.to(like).transpose(0, 1)[None]  # (1, C, T, H, W)
         with evaluating(self):
             for name, stage in self.stages:
                 state = stage(state)
                 if isinstance(stage, Glue) and stage.name.startswith("channels"):
-                    turned = stage.name == "channels last"
-                # A map with the channels last counts only where all are turned.
-                if isinstance(stage, Fold) or turned is not self._turned or not is_map(state):
+                    last = stage.name == "channels last"
+                else:
+                    seen = turned(state, example.shape[-2:])
+                    last = last if seen is None else seen
+                # A map with the channels last counts only where the last one of all has them there too.
+                if isinstance(stage, Fold) or last is not self._turned or not is_map(state):
                     continue
                 size = self.as_map(state).shape
                 holds = sum(isinstance(module, _WEIGHTED) for module in stage.modules()) > 1

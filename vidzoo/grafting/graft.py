@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError
+from vidzoo.grafting.adaptive import takes
 from vidzoo.grafting.backbone import base_model_of, build, difference, example_for, is_3d, name_of, source_of
 from vidzoo.grafting.folded import Host2D
 from vidzoo.grafting.hosts3d import Host3D
@@ -30,7 +31,8 @@ from vidzoo.grafting.plan import (
     write_plan,
 )
 from vidzoo.grafting.surgery import Surgery
-from vidzoo.grafting.traced import twin_of
+from vidzoo.grafting.traced import State, twin_of
+from vidzoo.grafting.values import whole
 from vidzoo.modes import evaluating
 from vidzoo.pretrained import VideoCfg
 
@@ -62,7 +64,8 @@ def graft(
     """Put the papers' modules into a network and give it the contract of the zoo; its trained weights are used.
 
     A network that takes pictures runs on all frames of a clip side by side, only what is grafted looks over time; one that
-    takes clips has its modules exchanged in place. ``model.graft_report`` says what was changed, and how far outputs moved.
+    takes clips has its modules exchanged in place. What was frozen stays frozen, what is grafted learns.
+    ``model.graft_report`` says what was changed, and how far outputs moved.
 
     Args:
         backbone: the network, which stays as it is (a copy is grafted), or the source of a trained one: ``timm:resnet50``,
@@ -77,20 +80,23 @@ def graft(
             timm and of this zoo say it themselves.
 
     Raises:
-        ConfigError: a plan or source that does not exist, a network that cannot be followed, or nothing in it that the
-            plan could change; the message names the module.
+        ConfigError: a plan or source that does not exist, a source that builds another network, a network that cannot be
+            followed, or nothing in it that the plan could change; the message names the module.
         MissingExtraError: a backbone of a library that is not installed.
     """
     operations = read_plan(plan)
+    if num_classes is not None:
+        whole("num_classes", num_classes, least=0)
     if isinstance(backbone, str):
         source, network = backbone, build(backbone, pretrained=True)
     else:
-        source, network = source or source_of(backbone), copy.deepcopy(backbone)
+        network = copy.deepcopy(_checked(backbone))
     example_given = example
-    if example is None:
-        example = example_for(network, source)
+    example = _taken(network, source, example)
     if source:
         _confirm(network, source, example)
+    else:
+        source = source_of(network, example)
     cfg = _cfg(network, source, num_frames)
     host, clip = adopt(network, example, source=source)
     before = copy.deepcopy(host)
@@ -196,7 +202,35 @@ def adopt(network: nn.Module, example: Any = None, *, source: str | None = None)
     return host, frames.transpose(0, 1)[None]
 
 
-def _confirm(network: nn.Module, source: str, example: Any) -> None:
+def _checked(backbone: Any) -> nn.Module:
+    if not isinstance(backbone, nn.Module):
+        raise ConfigError(f"a backbone is a network or a source such as timm:resnet50, got {backbone!r}")
+    if isinstance(backbone, GraftedModel):
+        raise ConfigError(
+            "this model is grafted already: give vidzoo.graft its backbone and one plan with all operations"
+        )
+    if any(parameter.is_meta for parameter in backbone.parameters()):
+        raise ConfigError("this backbone is on the meta device and has no values: build it on another one")
+    return backbone
+
+
+def _taken(network: nn.Module, source: str | None, example: Any) -> State:
+    """The example, or one that is found, in the precision and on the device of the network, which takes it."""
+    if example is None:
+        return example_for(network, source)
+    like = next(network.parameters(), torch.empty(0))
+    parts = example if isinstance(example, (list, tuple)) else [example]
+    if not all(isinstance(part, Tensor) for part in parts):
+        raise ConfigError(f"an example is a tensor, or a list of one for each pathway, got {type(example).__name__}")
+    parts = [part.to(like) for part in parts]
+    given: State = parts if isinstance(example, (list, tuple)) else parts[0]
+    why = takes(network, given)
+    if why is not None:
+        raise ConfigError(f"{name_of(network, source)} does not take its example ({why}): give another one")
+    return given
+
+
+def _confirm(network: nn.Module, source: str, example: State) -> None:
     classes = getattr(network, "num_classes", None)
     last = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not isinstance(classes, int) and last:

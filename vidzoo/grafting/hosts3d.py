@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError, ModelInputError, nearest
-from vidzoo.grafting.adaptive import Shortened, honour_clips, open_pools, replace_module
+from vidzoo.grafting.adaptive import Shortened, honour_clips, open_pools, replace_module, takes
 from vidzoo.grafting.tail import Tail, split
-from vidzoo.grafting.traced import GLUE, Call, State, is_map, record, same, twin_of
+from vidzoo.grafting.traced import GLUE, Call, State, is_map, record, same, turned, twin_of
 from vidzoo.layers.ragged import honour_lengths
 from vidzoo.models.atfr import make_sampler
 from vidzoo.models.base import FeatureInfo, VideoModel
@@ -29,6 +29,7 @@ from vidzoo.modes import evaluating
 __all__ = ["Glue", "Host3D", "Pathways", "Sampled"]
 
 _QUARTER = 4  # res2 of the paper's hosts has a quarter of the picture's height and width
+_ROUNDING = 1e-4
 
 
 class Glue(nn.Module):
@@ -180,7 +181,7 @@ class Host3D(nn.Module):
                 where = part.name.removeprefix("network.")
                 raise ConfigError(f"the sampler behind {where} does not take these options: {error}") from error
         honour_clips(self, self._clip())
-        self._check_lengths(name, list(samplers))
+        self._check_lengths(list(samplers), f"no sampler can stand behind {name} of {self.name}")
         like = next(self.network.parameters())
         for part_name, sampler in samplers.items():
             sampler = sampler.to(like).train(self.training)
@@ -190,6 +191,16 @@ class Host3D(nn.Module):
             replace(info, adaptive=self.stage_names.index(info.module) >= at) for info in self.feature_info
         )
         return [part_name.removeprefix("network.") for part_name in samplers]
+
+    def check(self) -> None:
+        """What was grafted behind a sampler keeps the clips of a batch apart.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if self.sampled:
+            parts = [path for path, module in self.named_modules() if isinstance(module, Sampled)]
+            self._check_lengths(parts, f"behind the sampler of {self.name} nothing of that kind can stand")
 
     def _stage(self, after: int | str | None) -> str:
         infos = self.feature_info[:-1]
@@ -220,7 +231,9 @@ class Host3D(nn.Module):
 
     def _to_sample(self, name: str) -> list[tuple[str, Call]]:
         """The calls whose maps are sampled, one of each pathway, with the prefix that options for one pathway have."""
-        call = next((call for call in record(twin_of(self), self._clip()) if call.name == f"network.{name}"), None)
+        call = next(
+            (call for call in record(self._twin(), self._clip().float()) if call.name == f"network.{name}"), None
+        )
         if call is None or not is_map(call.gave):
             raise ConfigError(f"{name} of {self.name} does not put out a map that could be sampled")
         if not isinstance(call.gave, list):
@@ -233,27 +246,26 @@ class Host3D(nn.Module):
         return pairs
 
     @torch.no_grad()
-    def _check_lengths(self, name: str, parts: list[str]) -> None:
+    def _check_lengths(self, parts: list[str], why: str) -> None:
         """A clip that is cut short behind ``parts`` is answered beside a longer one as it is alone."""
-        clip = self._clip()
+        clip = self._clip().float()
         other = torch.randn(clip.shape, generator=torch.Generator().manual_seed(1)).to(clip)
-        modules = {part: self.get_submodule(part) for part in parts}
+        twin = self._twin()
         try:
             for frames in (1, 3):
-                for part, module in modules.items():
-                    replace_module(self, part, Sampled(module, Shortened(frames)))
-                with evaluating(self):
-                    alone, beside = self(clip), self(torch.cat([other, clip]))[1:]
-                if not same(beside, alone):
-                    raise ConfigError(
-                        f"no sampler can stand behind {name} of {self.name}: what follows answers a clip otherwise beside a "
-                        "longer one"
-                    )
+                for part in parts:
+                    module = twin.get_submodule(part)
+                    module = module.module if isinstance(module, Sampled) else module
+                    replace_module(twin, part, Sampled(module, Shortened(frames)))
+                alone, beside = twin(clip), twin(torch.cat([other, clip]))[1:]
+                # By their norms: rounding adds up in a deep network, and single numbers may be near zero.
+                if not bool((beside - alone).norm() <= _ROUNDING * alone.norm()):
+                    raise ConfigError(f"{why}: what follows answers a clip otherwise beside a longer one")
         except (ModelInputError, RuntimeError) as error:
-            raise ConfigError(f"no sampler can stand behind {name} of {self.name}: {error}") from error
-        finally:
-            for part, module in modules.items():
-                replace_module(self, part, module)
+            raise ConfigError(f"{why}: {error}") from error
+
+    def _twin(self) -> nn.Module:
+        return twin_of(self).float().eval()
 
     # Looking at it.
 
@@ -274,8 +286,16 @@ class Host3D(nn.Module):
         return [f"network.{name}" for name, _ in network._stages()]
 
     def _followed(self, example: State) -> list[str]:
+        like = next(self.network.parameters())
+        example = [x.to(like) for x in example] if isinstance(example, list) else example.to(like)
+        refused = takes(self.network, example)
+        if refused is not None:
+            raise ConfigError(
+                f"{self.name} does not take its example ({refused}): give example=..., as the network takes it"
+            )
         self.warnings += open_pools(self.network, example)
-        self.tail = tail = split(twin_of(self.network), example, name=self.name)
+        full: State = [x.float() for x in example] if isinstance(example, list) else example.float()
+        self.tail = tail = split(twin_of(self.network).float(), full, name=self.name)
         if tail.front is None:
             raise ConfigError(
                 f"the modules of {self.name} do not simply follow each other between its input and its last map "
@@ -284,6 +304,11 @@ class Host3D(nn.Module):
         if tail.left_out:
             self.warnings.append(
                 f"{', '.join(tail.left_out)}: makes probabilities and is left out, the model gives logits"
+            )
+        if tail.idle:
+            self.warnings.append(
+                f"{', '.join(tail.idle)}: has no part in the answer and does not learn; DistributedDataParallel needs "
+                "find_unused_parameters=True"
             )
         self.num_features, self.head_hidden_size = tail.num_features, tail.hidden
         self.classifier_name = f"network.{tail.classifier}"
@@ -315,15 +340,17 @@ class Host3D(nn.Module):
     def _measured(self) -> tuple[FeatureInfo, ...]:
         """The last stage of each resolution; maps with the channels last only where they are turned."""
         infos: dict[tuple[int, ...], FeatureInfo] = {}
-        turned = False
+        last = False
         state: Any = self._clip()
-        _, _, frames, height, _ = state.shape
+        _, _, frames, height, width = state.shape
         with evaluating(self):
             for name, stage in self.stages:
                 state = stage(state)
                 if isinstance(stage, Glue) and stage.name.startswith("channels"):
-                    turned = stage.name == "channels last"
-                if isinstance(stage, Pathways) or turned or not is_map(state):
+                    last = stage.name == "channels last"
+                elif isinstance(state, Tensor) and (found := turned(state, (height, width))) is not None:
+                    last = found
+                if isinstance(stage, Pathways) or last or not is_map(state):
                     continue
                 size = self.as_map(state).shape
                 infos[size[3:]] = FeatureInfo(

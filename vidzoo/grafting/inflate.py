@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from vidzoo.grafting.surgery import Surgery
 from vidzoo.grafting.swap import takes_norm, unit_for
 from vidzoo.grafting.traced import Call, same
 from vidzoo.layers import FullConv3d
+from vidzoo.layers.ragged import lengths_of, plain, with_lengths
 from vidzoo.layers.unit import triple
 
 __all__ = ["PadTime", "inflate", "swap"]
@@ -29,14 +31,20 @@ _LAYERS = (nn.Conv2d, nn.Linear)
 
 
 class PadTime(nn.Module):
-    """The first and the last frame repeated ``frames`` times: ``(B, C, T, H, W) -> (B, C, T + 2 frames, H, W)``."""
+    """Each clip's first and last frame repeated ``frames`` times: ``(B, C, T, H, W) -> (B, C, T + 2 frames, H, W)``."""
 
     def __init__(self, frames: int) -> None:
         super().__init__()
         self.frames = frames
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x, (0, 0, 0, 0, self.frames, self.frames), mode="replicate")
+        lengths = lengths_of(x)
+        if lengths is None:
+            return F.pad(x, (0, 0, 0, 0, self.frames, self.frames), mode="replicate")
+        times = torch.arange(-self.frames, x.shape[2] + self.frames, device=x.device)
+        own = torch.minimum(times.clamp(min=0), (lengths[:, None] - 1).clamp(min=0))  # (B, T + 2 frames)
+        index = own[:, None, :, None, None].expand(-1, x.shape[1], -1, *x.shape[3:])
+        return with_lengths(plain(x).gather(2, index), lengths + 2 * self.frames)
 
     def extra_repr(self) -> str:
         return f"frames={self.frames}"
@@ -57,7 +65,7 @@ def swap(surgery: Surgery, op: SwapConv) -> SwapConv:
         note = "" if norm is None else f"{norm.name} is part of it"
         surgery.exchange(place, unit, norm=norm, note=note)
 
-    _each(surgery, surgery.places.convolutions(op.where), build, op.where, f"a {op.unit} unit")
+    _each(surgery, surgery.convolutions(op.where), build, op.where, f"a {op.unit} unit")
     return op
 
 
@@ -75,7 +83,7 @@ def inflate(surgery: Surgery, op: Inflate) -> Inflate:
             f"{surgery.host.name} has {len(stages)} stages ({', '.join(stage.module for stage in stages)}), t_lengths has "
             f"{len(lengths)} numbers: give one for each, or one for all"
         )
-    meant = [place for place in surgery.places.convolutions(op.where) if lengths[place.stage] > 1]
+    meant = [place for place in surgery.convolutions(op.where) if lengths[place.stage] > 1]
 
     def build(place: Place) -> None:
         full = SwapConv("full", t_length=lengths[place.stage], options={"inflation": op.mode})
@@ -108,9 +116,10 @@ def _each(surgery: Surgery, places: Sequence[Place], build: Callable[[Place], No
         raise ConfigError(f"nothing of {surgery.host.name} can become {unit}: {refused[0]}{more}")
     convs = Counter("x".join(map(str, p.kernel)) for p in surgery.places if p.kind in ("conv2d", "conv3d"))
     there = ", ".join(f"{number} of {kernel}" for kernel, number in convs.items()) or "none"
+    before = f", and {len(surgery.done)} layers that this plan exchanged before" if surgery.done else ""
     raise ConfigError(
-        f"no convolution of {surgery.host.name} is meant by {where}: it has {there}; choose others by Where(kernels=..., "
-        "names=..., stages=...)"
+        f"no convolution of {surgery.host.name} is meant by {where}: it has {there}{before}; choose others by "
+        "Where(kernels=..., names=..., stages=...)"
     )
 
 

@@ -17,8 +17,9 @@ from vidzoo.errors import ConfigError, nearest
 from vidzoo.grafting.places import Place
 from vidzoo.grafting.plan import InsertCTM, InsertSGS, InsertShift, ReplaceHead
 from vidzoo.grafting.surgery import Surgery
-from vidzoo.grafting.traced import is_map, same
+from vidzoo.grafting.traced import is_map, same, turned
 from vidzoo.layers.ctm import CTMBlock
+from vidzoo.layers.ragged import lengths_of, plain, with_lengths
 from vidzoo.models.ctm import ctm_places
 
 __all__ = ["TemporalShift", "insert_ctm", "insert_sgs", "insert_shift", "replace_head"]
@@ -26,6 +27,8 @@ __all__ = ["TemporalShift", "insert_ctm", "insert_sgs", "insert_shift", "replace
 
 class TemporalShift(nn.Module):
     """``(B, C, T, H, W)`` to the same shape: C / fold channels of the next frame, as many of the one before, the rest as it is.
+
+    Zeros come in at the ends of each clip, whatever its length.
 
     Raises:
         ConfigError: fewer channels than ``fold``.
@@ -38,11 +41,13 @@ class TemporalShift(nn.Module):
             raise ConfigError(f"a shift of 1/{fold} of {channels} channels moves none: give a smaller fold")
 
     def forward(self, x: Tensor) -> Tensor:
+        lengths, x = lengths_of(x), plain(x)
         later, earlier, same_frame = x.split([self.moved, self.moved, x.shape[1] - 2 * self.moved], dim=1)
         none = torch.zeros_like(later[:, :, :1])
-        return torch.cat(
+        moved = torch.cat(
             [torch.cat([later[:, :, 1:], none], 2), torch.cat([none, earlier[:, :, :-1]], 2), same_frame], dim=1
         )
+        return moved if lengths is None else with_lengths(moved, lengths)
 
     def extra_repr(self) -> str:
         return f"moved={self.moved}"
@@ -62,7 +67,7 @@ def insert_ctm(surgery: Surgery, op: InsertCTM) -> InsertCTM:
             raise ConfigError(
                 f"{name} of {surgery.host.name} does not put out one map: no CTM block can stand behind it"
             )
-        if gave.ndim == 4 and gave.shape[1] == gave.shape[2] != gave.shape[3]:
+        if turned(gave, surgery.clip.shape[-2:]):
             raise ConfigError(f"{name} of {surgery.host.name} puts its channels last: no CTM block can stand behind it")
         size = tuple(
             -(-int(side or 1) // max(round(whole / part), 1))
@@ -80,7 +85,7 @@ def insert_shift(surgery: Surgery, op: InsertShift) -> InsertShift:
         ConfigError: there is no such convolution, or it gets too few channels.
     """
     if op.where is not None:
-        meant = surgery.places.convolutions(op.where)
+        meant = surgery.convolutions(op.where)
     else:
         blocks = [name for stage in surgery.places.stages for name in stage.blocks]
         meant = [place for name in blocks for place in [_first(surgery, name)] if place is not None]

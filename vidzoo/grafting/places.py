@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vidzoo.grafting.folded import Host2D, OverTime
 from vidzoo.grafting.hosts3d import Host3D, Sampled
 from vidzoo.grafting.plan import Where
-from vidzoo.grafting.traced import Call, chain, is_map, record, same, twin_of
+from vidzoo.grafting.traced import Call, chain, is_map, record, same, turned, twin_of
 from vidzoo.layers.ctm import CTMBlock
 from vidzoo.layers.unit import SpatioTemporalUnit
 
@@ -126,11 +126,12 @@ def find_places(network: nn.Module, example: Any = None, *, source: str | None =
 
 def places_of(host: Host, clip: Tensor, done: Sequence[str] = ()) -> Places:
     """What a host offers, without what lies in ``done``: names of layers that were exchanged."""
-    twin: Any = twin_of(host)
+    twin: Any = twin_of(host).float()
     whole = record(twin, clip.float())
+    picture = clip.shape[-2:]
     calls = {call.name: call for call in reversed(list(whole))}  # the first call of each
     inputs = _inputs(calls, host.stage_names)
-    numbers = _stage_numbers(whole, host, calls)
+    numbers = _stage_numbers(whole, host, calls, picture)
     found: list[Place] = []
     first = True
     for path, call in sorted(calls.items(), key=lambda item: item[1].start):
@@ -142,7 +143,8 @@ def places_of(host: Host, clip: Tensor, done: Sequence[str] = ()) -> Places:
         first = first and not conv
         found.append(_place(call, kind, name, numbers[path], stem))
     rows = {stage: tuple(part.name for part in _row(calls[stage])) for stage in host.stage_names if stage in calls}
-    stages = _stages(host, twin, calls, rows, [place.path for place in found if place.stem])
+    stems = [place.path for place in found if place.stem]
+    stages = _stages(host, twin, calls, rows, stems, picture)
     return Places(tuple(found), stages, rows, calls, clip)
 
 
@@ -197,26 +199,26 @@ def _inputs(calls: dict[str, Call], stage_names: Sequence[str]) -> list[Tensor]:
     return [given] if isinstance(given, Tensor) else list(given or ())
 
 
-def _stage_numbers(whole: Call, host: Host, calls: dict[str, Call]) -> dict[str, int]:
+def _stage_numbers(whole: Call, host: Host, calls: dict[str, Call], picture: Sequence[int]) -> dict[str, int]:
     """For every call the stage that its output belongs to, by the resolution of the last map so far."""
-    areas = [_area(calls[info.module].gave) for info in host.feature_info]
+    areas = [_area(calls[info.module].gave, picture) for info in host.feature_info]
     current = 0
     numbers: dict[str, int] = {}
     for call in sorted(whole, key=lambda call: call.end):
         if call.name.startswith("network.") and is_map(call.gave):
-            current = min(sum(_area(call.gave) < area for area in areas), len(areas) - 1)
+            current = min(sum(_area(call.gave, picture) < area for area in areas), len(areas) - 1)
         numbers.setdefault(call.name, current)
     return numbers
 
 
-def _area(state: Any) -> int:
-    height, width = _size(state[-1] if isinstance(state, list) else state)
+def _area(state: Any, picture: Sequence[int]) -> int:
+    height, width = _size(state[-1] if isinstance(state, list) else state, picture)
     return height * width
 
 
-def _size(x: Tensor) -> tuple[int, int]:
-    last = x.shape[-1] >= max(x.shape[1:-1]) and x.shape[1] == x.shape[2]  # (N, H, W, C)
-    return (x.shape[1], x.shape[2]) if x.ndim == 4 and last else (x.shape[-2], x.shape[-1])
+def _size(x: Tensor, picture: Sequence[int]) -> tuple[int, int]:
+    last = turned(x, picture)
+    return (x.shape[-3], x.shape[-2]) if last else (x.shape[-2], x.shape[-1])
 
 
 def _row(call: Call) -> list[Call]:
@@ -231,7 +233,12 @@ def _row(call: Call) -> list[Call]:
 
 
 def _stages(
-    host: Host, twin: nn.Module, calls: dict[str, Call], rows: dict[str, tuple[str, ...]], stems: Sequence[str]
+    host: Host,
+    twin: nn.Module,
+    calls: dict[str, Call],
+    rows: dict[str, tuple[str, ...]],
+    stems: Sequence[str],
+    picture: Sequence[int],
 ) -> tuple[Stage, ...]:
     blocks: dict[tuple[int, int], list[str]] = {}
     for path in (path for row in rows.values() for path in row):
@@ -241,11 +248,11 @@ def _stages(
         if name is None or any(f"network.{stem}".startswith(f"{path}.") for stem in stems):
             continue
         if isinstance(inner.gave, Tensor) and _is_block(inner):
-            blocks.setdefault(_size(inner.gave), []).append(name)
+            blocks.setdefault(_size(inner.gave, picture), []).append(name)
     stages = []
     for info in host.feature_info:
         gave = calls[info.module].gave
-        found = blocks.get(_size(gave), []) if isinstance(gave, Tensor) else []
+        found = blocks.get(_size(gave, picture), []) if isinstance(gave, Tensor) else []
         name = info.module.removeprefix("network.")
         stages.append(Stage(name, info.num_chs, info.reduction, tuple(found)))
     return tuple(stages)

@@ -7,12 +7,24 @@ themselves (:func:`read_plan`). :class:`Where` says at which places an operation
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from vidzoo.errors import ConfigError, nearest
+from vidzoo.grafting.values import (
+    choice,
+    fields_of,
+    kernel_size,
+    matches,
+    odd_length,
+    options_of,
+    plain,
+    sequence,
+    share,
+    side_lengths,
+    whole,
+)
 from vidzoo.layers.unit import Inflation, check_inflation
 
 if TYPE_CHECKING:
@@ -60,22 +72,26 @@ class Where:
     def __post_init__(self) -> None:
         for name, kind in (("stages", int), ("names", str), ("exclude", str)):
             value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, _sequence(f"Where.{name}", value, kind))
+            if name == "exclude" and value in ((), []):
+                object.__setattr__(self, name, None)
+            elif value is not None:
+                object.__setattr__(self, name, sequence(f"Where.{name}", value, kind))
         if self.kernels is not None:
-            kernels = (self.kernels,) if isinstance(self.kernels, int) else self.kernels
-            object.__setattr__(self, "kernels", tuple(_kernel(kernel) for kernel in kernels))
+            kernels = self.kernels if isinstance(self.kernels, (tuple, list)) else (self.kernels,)
+            object.__setattr__(self, "kernels", tuple(kernel_size(kernel) for kernel in kernels))
+        if self.predicate is not None and not callable(self.predicate):
+            raise ConfigError(f"Where.predicate is a function of the place, got {self.predicate!r}")
         if not isinstance(self.stem, bool):
             raise ConfigError(f"Where.stem is True or False, got {self.stem!r}")
 
     def holds(self, place: Place, stages: int) -> bool:
         """Whether ``place`` is meant, in a network of so many stages."""
         if self.names is not None:
-            if not _matches(place.name, self.names):
+            if not matches(place.name, self.names):
                 return False
         elif place.stem and not self.stem:
             return False
-        if self.exclude is not None and _matches(place.name, self.exclude):
+        if self.exclude is not None and matches(place.name, self.exclude):
             return False
         if self.stages is not None and place.stage not in {s + stages if s < 0 else s for s in self.stages}:
             return False
@@ -96,7 +112,7 @@ class Where:
                 "lists them"
             )
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {key: _plain(value) for key, value in values.items() if value is not None and value is not False}
+        return {key: plain(value) for key, value in values.items() if value is not None and value is not False}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -106,7 +122,7 @@ class Where:
             ConfigError: not a mapping, or a condition that does not exist.
         """
         known = [f.name for f in dataclasses.fields(cls) if f.name != "predicate"]
-        return cls(**_checked("Where", values, known))
+        return cls(**fields_of("Where", values, known))
 
 
 @dataclass(frozen=True)
@@ -120,7 +136,7 @@ class Operation:
             ConfigError: a predicate in it, or an option that JSON cannot hold.
         """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {"op": type(self).__name__, **{key: _plain(value) for key, value in values.items()}}
+        return {"op": type(self).__name__, **{key: plain(value) for key, value in values.items()}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -129,7 +145,10 @@ class Operation:
         Raises:
             ConfigError: a field that this operation does not have, or a value that it cannot have.
         """
-        given = _checked(cls.__name__, values, [f.name for f in dataclasses.fields(cls)])
+        fields = dataclasses.fields(cls)
+        unset = dataclasses.MISSING
+        needed = [f.name for f in fields if f.default is unset and f.default_factory is unset]
+        given = fields_of(cls.__name__, values, [f.name for f in fields], needed=needed)
         if isinstance(given.get("where"), Mapping):
             given["where"] = Where.from_dict(given["where"])
         return cls(**given)
@@ -157,13 +176,14 @@ class Inflate(Operation):
 
     def __post_init__(self) -> None:
         check_inflation(self.mode)
+        _check_where("Inflate", self.where)
         lengths = self.t_lengths if isinstance(self.t_lengths, (tuple, list)) else (self.t_lengths,)
         for length in lengths:
-            _length("Inflate.t_lengths", length)
+            odd_length("Inflate.t_lengths", length)
         if not isinstance(self.t_lengths, int):
-            object.__setattr__(self, "t_lengths", tuple(lengths))
-        _choice("Inflate.squeeze", self.squeeze, ("frame", "joint"))
-        _choice("Inflate.time_padding", self.time_padding, ("zeros", "replicate"))
+            object.__setattr__(self, "t_lengths", sequence("Inflate.t_lengths", lengths, int))
+        choice("Inflate.squeeze", self.squeeze, ("frame", "joint"))
+        choice("Inflate.time_padding", self.time_padding, ("zeros", "replicate"))
 
 
 @dataclass(frozen=True)
@@ -183,8 +203,11 @@ class SwapConv(Operation):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _length("SwapConv.t_length", self.t_length)
-        object.__setattr__(self, "options", _options("SwapConv.options", self.options))
+        if not isinstance(self.unit, str):
+            raise ConfigError(f"SwapConv.unit is the name of a unit, got {self.unit!r}")
+        _check_where("SwapConv", self.where)
+        odd_length("SwapConv.t_length", self.t_length)
+        object.__setattr__(self, "options", options_of("SwapConv.options", self.options))
 
 
 @dataclass(frozen=True)
@@ -211,10 +234,17 @@ class InsertCTM(Operation):
 
     def __post_init__(self) -> None:
         if self.after is not None:
-            object.__setattr__(self, "after", _sequence("InsertCTM.after", self.after, str))
-        if isinstance(self.img_size, list):
-            object.__setattr__(self, "img_size", tuple(self.img_size))
-        _choice("InsertCTM.paths", self.paths, ("both", "tccm", "shared"))
+            object.__setattr__(self, "after", sequence("InsertCTM.after", self.after, str))
+        whole("InsertCTM.stage", self.stage)
+        if self.blocks is not None:
+            whole("InsertCTM.blocks", self.blocks, least=1)
+        whole("InsertCTM.reduction", self.reduction, least=1)
+        if isinstance(self.img_size, (tuple, list)):
+            height, width = side_lengths("InsertCTM.img_size", self.img_size)
+            object.__setattr__(self, "img_size", (height, width))
+        elif self.img_size is not None:
+            whole("InsertCTM.img_size", self.img_size, least=1)
+        choice("InsertCTM.paths", self.paths, ("both", "tccm", "shared"))
 
 
 @dataclass(frozen=True)
@@ -231,7 +261,9 @@ class InsertSGS(Operation):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", _options("InsertSGS.options", self.options))
+        if self.after is not None and not isinstance(self.after, str):
+            whole("InsertSGS.after, where it is no name of a module,", self.after)
+        object.__setattr__(self, "options", options_of("InsertSGS.options", self.options))
 
 
 @dataclass(frozen=True)
@@ -247,8 +279,9 @@ class InsertShift(Operation):
     fold: int = 8
 
     def __post_init__(self) -> None:
-        if isinstance(self.fold, bool) or not isinstance(self.fold, int) or self.fold < 2:
-            raise ConfigError(f"InsertShift.fold is a whole number >= 2, got {self.fold!r}")
+        if self.where is not None:
+            _check_where("InsertShift", self.where)
+        whole("InsertShift.fold", self.fold, least=2)
 
 
 @dataclass(frozen=True)
@@ -267,11 +300,10 @@ class ReplaceHead(Operation):
     drop_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        _choice("ReplaceHead.consensus", self.consensus, ("logits", "features"))
-        if self.num_classes is not None and (not isinstance(self.num_classes, int) or self.num_classes < 0):
-            raise ConfigError(f"ReplaceHead.num_classes is a whole number >= 0 (0: no head), got {self.num_classes!r}")
-        if not 0 <= self.drop_rate < 1:
-            raise ConfigError(f"ReplaceHead.drop_rate lies in [0, 1), got {self.drop_rate}")
+        choice("ReplaceHead.consensus", self.consensus, ("logits", "features"))
+        if self.num_classes is not None:
+            whole("ReplaceHead.num_classes", self.num_classes, least=0)
+        share("ReplaceHead.drop_rate", self.drop_rate)
 
 
 _OPERATIONS: Mapping[str, type[Operation]] = {
@@ -306,78 +338,18 @@ def write_plan(operations: Sequence[Operation]) -> tuple[dict[str, Any], ...]:
     return tuple(operation.to_dict() for operation in operations)
 
 
+def _check_where(operation: str, value: object) -> None:
+    if not isinstance(value, Where):
+        raise ConfigError(f"{operation}.where is a Where(...), in a file an object of its conditions, got {value!r}")
+
+
 def _read(values: object) -> Operation:
     if not isinstance(values, Mapping) or "op" not in values:
         raise ConfigError(f'an operation is written {{"op": "SwapConv", ...}}, got {values!r}')
     name = values["op"]
-    if name not in _OPERATIONS:
+    if not isinstance(name, str) or name not in _OPERATIONS:
         raise ConfigError(f"there is no operation {name!r}: {nearest(str(name), _OPERATIONS)}")
     return _OPERATIONS[name].from_dict({key: value for key, value in values.items() if key != "op"})
-
-
-def _checked(kind: str, values: object, known: Sequence[str]) -> dict[str, Any]:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{kind} is written as an object of its fields, got {values!r}")
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{kind} has no field {key!r}: {nearest(str(key), known)}")
-    return dict(values)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Where):
-        return value.to_dict()
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise ConfigError(
-        f"a plan with the option {value!r} cannot be written to a file: JSON has no {type(value).__name__}"
-    )
-
-
-def _sequence(name: str, value: Any, kind: type) -> tuple[Any, ...]:
-    items = (value,) if isinstance(value, kind) else value
-    if not isinstance(items, (tuple, list)) or not all(isinstance(item, kind) for item in items):
-        raise ConfigError(f"{name} holds values of type {kind.__name__}, got {value!r}")
-    return tuple(items)
-
-
-def _kernel(value: Any) -> int | tuple[int, int]:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(side, int) for side in value):
-        return value[0], value[1]
-    raise ConfigError(f"Where.kernels holds sizes such as 3 or (3, 5), got {value!r}")
-
-
-def _options(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ConfigError(f"{name} is a mapping from names to values, got {value!r}")
-    return {key: _settled(item) for key, item in value.items()}
-
-
-def _settled(value: Any) -> Any:
-    """As it comes back from a file: JSON has lists for tuples, and no infinity (options that take one take its name)."""
-    if isinstance(value, (tuple, list)):
-        return tuple(_settled(item) for item in value)
-    return "inf" if value == float("inf") else value
-
-
-def _length(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value % 2 == 0:
-        raise ConfigError(f"{name} must be odd, so that a kernel has a middle frame, got {value!r}")
-
-
-def _choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 PLANS: Mapping[str, tuple[Operation, ...]] = {

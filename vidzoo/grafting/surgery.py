@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError
 from vidzoo.grafting.folded import FrameCount, Host2D, OverTime
 from vidzoo.grafting.places import Around, Host, Place, Places, places_of
+from vidzoo.grafting.plan import Where
 from vidzoo.grafting.swap import is_plain_norm
-from vidzoo.grafting.traced import Call, record, same
+from vidzoo.grafting.traced import Call, record, same, twin_of
+from vidzoo.grafting.values import matches
 
 if TYPE_CHECKING:
     from vidzoo.grafting.report import Row
@@ -40,6 +45,10 @@ class Surgery:
     consensus: Literal["logits", "features"] = "logits"
     _places: Places | None = None
     _real: dict[str, Call] | None = None
+    _norms: dict[str, Place] | None = None
+
+    def __post_init__(self) -> None:
+        self.clip = self.clip.to(next(self.host.network.parameters()))
 
     @property
     def count(self) -> FrameCount | None:
@@ -52,6 +61,22 @@ class Surgery:
         if self._places is None:
             self._places = places_of(self.host, self.clip, self.done)
         return self._places
+
+    def convolutions(self, where: Where) -> list[Place]:
+        """The convolutions that are meant; a pattern that matches none is told in the report.
+
+        Raises:
+            ConfigError: a stage that there is not.
+        """
+        count = len(self.places.stages)
+        for stage in where.stages or ():
+            if not -count <= stage < count:
+                raise ConfigError(f"{self.host.name} has the stages 0 to {count - 1}, there is no stage {stage}")
+        names = [*self.done, *(place.name for place in self.places if place.kind in ("conv2d", "conv3d"))]
+        for pattern in (*(where.names or ()), *(where.exclude or ())):
+            if not any(matches(name, (pattern,)) for name in names):
+                self.warnings.append(f"{pattern!r} in the plan matches no convolution of {self.host.name}")
+        return self.places.convolutions(where)
 
     def layer(self, path: str) -> nn.Module:
         """The module at ``path`` of the network."""
@@ -109,17 +134,52 @@ class Surgery:
         self.host.replace(path, Around(old, after=layer) if behind else Around(old, before=layer))
 
     def norm_behind(self, place: Place) -> Place | None:
-        """The plain batch norm that gets what the convolution gives, and is alone in that."""
+        """The plain batch norm that gets what the convolution gives, where all of that goes there and nothing else does."""
+        if self._norms is None:
+            norms = {one.path: one for one in self.places if one.kind == "norm"}
+            pairs = {one.path: norm for one in self.places if (norm := self._taker(one, norms)) is not None}
+            claims = Counter(norm.path for norm in pairs.values())
+            pairs = {path: norm for path, norm in pairs.items() if claims[norm.path] == 1}
+            if not self._may_move(pairs):
+                pairs = {path: norm for path, norm in pairs.items() if self._may_move({path: norm})}
+            self._norms = pairs
+        return self._norms.get(place.path)
+
+    def settle(self) -> None:
+        """An operation is done: what was found before is looked for again.
+
+        Raises:
+            ConfigError: behind a sampler it put something that mixes up clips of different length.
+        """
+        self._places, self._real, self._norms = None, None, None
+        if not isinstance(self.host, Host2D):
+            self.host.check()
+
+    def _taker(self, place: Place, norms: Mapping[str, Place]) -> Place | None:
+        if place.kind not in ("conv2d", "conv3d"):
+            return None
         calls = self.places.calls
         conv = calls[f"network.{place.path}"]
         takers = [call for call in calls.values() if call.start > conv.end and same(call.given, conv.gave)]
-        if len(takers) != 1 or not is_plain_norm(self.layer(takers[0].name.removeprefix("network."))):
-            return None
-        return next((other for other in self.places if f"network.{other.path}" == takers[0].name), None)
+        # What only hands it on to a part of its own is no other taker.
+        takers = [call for call in takers if not any(same(part.given, conv.gave) for part in call.parts)]
+        norm = norms.get(takers[0].name.removeprefix("network.")) if len(takers) == 1 else None
+        return norm if norm is not None and is_plain_norm(self.layer(norm.path)) else None
 
-    def settle(self) -> None:
-        """An operation is done: what was found before is looked for again."""
-        self._places, self._real = None, None
+    @torch.no_grad()
+    def _may_move(self, pairs: Mapping[str, Place]) -> bool:
+        """Whether the network says the same with each norm as the end of its convolution, wherever that is called.
+
+        It does not where the convolution or the norm is called in a second place, or a function uses what lies between.
+        """
+        twin: Any = twin_of(self.host).float().eval()
+        clip = self.clip.float()
+        expected = twin(clip)
+        for path, norm in pairs.items():
+            own = twin.network.get_submodule(norm.path)
+            twin.network.get_submodule(path).register_forward_hook(lambda _, args, out, own=own: own.forward(out))
+            own.register_forward_hook(lambda _, args, out: args[0])
+        return same(twin(clip), expected)
 
     def _calls(self) -> dict[str, Call]:
         if self._real is None:

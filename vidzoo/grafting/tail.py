@@ -12,7 +12,7 @@ methods take the network as their first argument.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidzoo.errors import ConfigError
-from vidzoo.grafting.traced import Call, State, Step, chain, fresh, glue_between, is_map, record, run, same
+from vidzoo.grafting.traced import (
+    Call,
+    State,
+    Step,
+    chain,
+    fresh,
+    glue_between,
+    is_map,
+    record,
+    run,
+    said,
+    same,
+    turned,
+)
 from vidzoo.models.slowfast import merge_pathways
 from vidzoo.modes import evaluating
 
@@ -37,9 +50,10 @@ class Tail:
     ``map_module``: the module that puts out the last map. ``front``: from the input to the map; None where the modules
     do not simply follow each other, the map is then caught as it passes. ``behind``: glue that belongs to the map (a ReLU
     without a module; channels to the front). ``head``: from the map to what the classifier sees. ``classifier``: the last
-    module with weights. ``num_features``: channels of the map. ``hidden``: numbers that the classifier sees.
-    ``left_out``: modules behind it that make probabilities. ``pathways``: the network hands on a list of two maps, which
-    become one.
+    module with weights, or the ``nn.Identity`` in the place of one that was removed. ``num_features``: channels of the
+    map. ``hidden``: numbers that the classifier sees. ``left_out``: modules behind it that make probabilities.
+    ``pathways``: the network hands on a list of two maps, which become one. ``idle``: modules with parameters that have no
+    part in the answer, such as heads that only training uses.
     """
 
     map_module: str
@@ -51,6 +65,7 @@ class Tail:
     hidden: int
     left_out: tuple[str, ...] = ()
     pathways: bool = False
+    idle: tuple[str, ...] = ()
 
     def features(self, network: nn.Module, x: Any) -> Tensor:
         """What the network takes -> its last map, ``(B, num_features, [T,] H, W)``."""
@@ -86,7 +101,12 @@ def split(network: nn.Module, example: State, *, name: str = "this network") -> 
     Raises:
         ConfigError: there is no map, or what follows it is more than modules with a little glue.
     """
-    whole = record(network, example)
+    try:
+        whole = record(network, example)
+    except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError) as error:
+        raise ConfigError(
+            f"{name} does not take an example of shape {_shape(example)} ({said(error)}): give example=..., as it takes it"
+        ) from error
     maps = [call for call in whole if is_map(call.gave)]
     if not maps:
         raise ConfigError(
@@ -97,12 +117,12 @@ def split(network: nn.Module, example: State, *, name: str = "this network") -> 
     if last is whole:
         raise ConfigError(f"{name} ends with a map of shape {_shape(last.gave)}: it has no head that could be followed")
     behind, head, state = _head(whole, last, name)
-    names = [step.name for step in head if not step.glue]
-    classifier = next((n for n in reversed(names) if any(True for _ in network.get_submodule(n).parameters())), None)
-    if classifier is None or not isinstance(network.get_submodule(classifier), (nn.Linear, nn.Conv2d, nn.Conv3d)):
+    classifier = _classifier(network, head)
+    if classifier is None:
+        names = ", ".join(step.name for step in head if not step.glue) or "no module"
         raise ConfigError(
-            f"the head of {name} does not end with a linear layer or a convolution behind its last map ({last.name}): "
-            f"found {', '.join(names) or 'no module'}"
+            f"the head of {name} does not end with a linear layer or a convolution behind its last map ({last.name}), nor with "
+            f"an nn.Identity in the place of one: found {names}"
         )
     at = max(i for i, step in enumerate(head) if step == Step(classifier))
     left_out = tuple(step.name for step in head[at + 1 :] if _makes_probabilities(network, step))
@@ -118,7 +138,7 @@ def split(network: nn.Module, example: State, *, name: str = "this network") -> 
         pathways=isinstance(last.gave, list),
     )
     _verify(network, tail, example, name)
-    return tail
+    return replace(tail, idle=_idle(network, tail, whole))
 
 
 def roots(whole: Call, last: Call, *, before: bool) -> list[Call]:
@@ -146,8 +166,8 @@ def _head(whole: Call, last: Call, name: str) -> tuple[tuple[Step, ...], tuple[S
             )
         after = _leaves(calls[1:], calls[0].gave, whole.gave)
         steps = None if after is None else (_MEAN, *after)
-        return (), _found(steps, last, name), merge_pathways(state[0], state[1])
-    found = _found(_leaves(calls, state, whole.gave), last, name)
+        return (), _found(steps, last, calls, name), merge_pathways(state[0], state[1])
+    found = _found(_leaves(calls, state, whole.gave), last, calls, name)
     moved: list[Step] = []
     rest = list(found)
     if rest and rest[0] == Step("relu", glue=True):
@@ -159,17 +179,44 @@ def _head(whole: Call, last: Call, name: str) -> tuple[tuple[Step, ...], tuple[S
         rest[:1] = [_MEAN, Step("flatten", glue=True)]
     if not isinstance(state, Tensor):
         raise ConfigError(f"{last.name} of {name} puts out more than one tensor: its head cannot be followed")
+    picture = whole.given[-1] if isinstance(whole.given, list) else whole.given
+    if not moved and isinstance(picture, Tensor) and turned(state, picture.shape[-2:]):
+        # What pools it takes the channels last itself.
+        moved.append(Step("channels first", glue=True))
+        rest.insert(0, Step("channels last", glue=True))
     return tuple(moved), tuple(rest), run(nn.Identity(), moved, state)
 
 
-def _found(steps: tuple[Step, ...] | None, last: Call, name: str) -> tuple[Step, ...]:
-    if steps is None:
+def _classifier(network: nn.Module, head: Sequence[Step]) -> str | None:
+    """The last module with weights, if it is linear, or an identity behind everything else that changes something."""
+    removed = None
+    for step in reversed(head):
+        module = nn.Flatten() if step.glue else network.get_submodule(step.name)
+        if isinstance(module, nn.Identity):
+            removed = removed or step.name
+        elif isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
+            return step.name
+        elif removed is not None and not isinstance(module, (*_PROBABILITIES, nn.Dropout)):
+            return removed
+        elif any(True for _ in module.parameters()):
+            return None
+    return removed
+
+
+def _found(steps: tuple[Step, ...] | None, last: Call, calls: Sequence[Call], name: str) -> tuple[Step, ...]:
+    if steps is not None:
+        return steps
+    tokens = next((call.gave for call in calls if isinstance(call.gave, Tensor) and call.gave.ndim == 3), None)
+    if tokens is not None:
         raise ConfigError(
-            f"the head of {name} cannot be followed: what comes behind its last map ({last.name}, {_shape(last.gave)}) is more "
-            "than modules one after the other with pooling, flattening, permuting or a ReLU between them; give its features "
-            "a method forward_features and its head forward_head, or wrap both in modules"
+            f"{name} goes on with tokens, {_shape(tokens)}, behind its last map ({last.name}, {_shape(last.gave)}): only a "
+            "network that keeps height and width up to the pooling at its end can be grafted onto"
         )
-    return steps
+    raise ConfigError(
+        f"the head of {name} cannot be followed: what comes behind its last map ({last.name}, {_shape(last.gave)}) is more "
+        "than modules one after the other with pooling, flattening, permuting or a ReLU between them, or gives more than one "
+        "tensor; wrap it into a module that goes from the map to the logits in such steps"
+    )
 
 
 def _leaves(calls: Sequence[Call], given: State | None, wanted: State | None) -> tuple[Step, ...] | None:
@@ -220,7 +267,11 @@ def _width(whole: Call, classifier: str, name: str) -> int:
     call = next(call for call in whole if call.name == classifier)
     width = call.given[0].numel() if isinstance(call.given, Tensor) else 0
     module: Any = call.module
-    if width != (module.in_features if isinstance(module, nn.Linear) else module.in_channels):
+    if isinstance(module, nn.Identity):
+        wanted = width
+    else:
+        wanted = module.in_features if isinstance(module, nn.Linear) else module.in_channels
+    if width != wanted:
         raise ConfigError(
             f"{classifier} of {name} sees {_shape(call.given)}, more than one position: pool the map in front of it"
         )
@@ -251,6 +302,34 @@ def _verify(network: nn.Module, tail: Tail, example: State, name: str) -> None:
                     f"network gives on an input of shape {_shape(other)}"
                 )
             return
+
+
+def _idle(network: nn.Module, tail: Tail, whole: Call) -> tuple[str, ...]:
+    called = {call.module for call in whole}
+    if torch.is_inference_mode_enabled() or all(
+        module in called for module in network.modules() if next(module.parameters(recurse=False), None) is not None
+    ):
+        return ()
+    # Not being called does not say it: a function may use the parameters of a module.
+    parameters = dict(network.named_parameters())
+    learnt = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    try:
+        with evaluating(network), torch.enable_grad():
+            network.requires_grad_()
+            answer = tail.run_head(network, tail.features(network, fresh(whole.given)))
+            grads = torch.autograd.grad(answer.sum(), list(parameters.values()), allow_unused=True)
+    finally:
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(learnt[name])
+    used = [name for name, grad in zip(parameters, grads, strict=True) if grad is not None]
+    idle: list[str] = []
+    for name, module in network.named_modules():
+        empty = next(module.parameters(), None) is None
+        if empty or any(f"{name}.".startswith(f"{one}.") for one in idle):
+            continue
+        if not any(one.startswith(f"{name}.") for one in used) and name:
+            idle.append(name)
+    return tuple(idle)
 
 
 def _noise(example: State, *, larger: bool) -> State:

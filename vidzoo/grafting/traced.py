@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,9 @@ __all__ = [
     "is_map",
     "record",
     "run",
+    "said",
     "same",
+    "turned",
     "twin_of",
 ]
 
@@ -227,6 +230,26 @@ def is_map(state: State | None) -> bool:
 def _channels_last(state: Tensor) -> bool:
     # (B, H, W, C) and (B, T, H, W, C): the last axis is the long one.
     return state.shape[-1] >= max(state.shape[1:-1])
+
+
+def turned(state: Tensor, picture: Sequence[int]) -> bool | None:
+    """Whether a map has its channels last, by where its sides have the proportions of the picture; None if either may be.
+
+    Args:
+        picture: height and width of what the network got.
+    """
+    wanted = math.log(picture[0] / picture[1])
+    if state.ndim not in (4, 5) or min(state.shape) < 1:
+        return None
+    first, last = (
+        abs(math.log(height / width) - wanted) for height, width in (state.shape[-2:], state.shape[-3:-1])
+    )  # (..., H, W), (..., H, W, C)
+    return None if first == last else last < first
+
+
+def said(error: BaseException) -> str:
+    """The first line of an error."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def glue_between(a: State | None, b: State | None) -> tuple[Step, ...] | None:
