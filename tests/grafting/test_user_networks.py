@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+import vidzoo
 from grafting.networks import CifarResNet, frame_by_frame, lively, timm_network
 from vidzoo.errors import ConfigError
 from vidzoo.grafting import Inflate, InsertCTM, InsertShift, ReplaceHead, SwapConv, Where, graft
@@ -269,3 +271,14 @@ def test_a_network_with_a_hook_is_grafted_and_has_no_source() -> None:
     assert (
         graft(timm.create_model("test_resnet", num_classes=3), "inflate").model_args["backbone"] == "timm:test_resnet"
     )
+
+
+@pytest.mark.parametrize("head", [nn.Identity(), nn.Linear(512, 7, bias=False)])
+def test_another_classifier_does_not_make_it_another_network(head: nn.Module, tmp_path: Path) -> None:
+    network = torchvision.models.resnet18()
+    network.fc = head
+    model = graft(network, "ctm", num_classes=3, source="torchvision:resnet18").eval()
+    vidzoo.save_pretrained(model, tmp_path)
+    again = vidzoo.create_model(f"local-dir:{tmp_path}").eval()
+    clip = torch.randn(1, 3, 2, 64, 64)
+    assert torch.equal(again(clip), model(clip))

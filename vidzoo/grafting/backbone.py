@@ -7,6 +7,7 @@ the same network again, which is what a saved graft needs; the libraries are imp
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -63,11 +64,11 @@ def build(source: str, *, in_chans: int = 3, num_classes: int | None = None, pre
             ) from error
 
 
-def source_of(module: nn.Module, example: State | None = None) -> str | None:
+def source_of(module: nn.Module, example: State | None = None, head: str = "") -> str | None:
     """The source of a network that says its own name (timm's and vidzoo's do), None of any other.
 
-    None too where the name would build something else: a network of other options, or one that was changed. ``example``: as
-    in :func:`difference`.
+    None too where the name would build something else: a network of other options, or one that was changed. ``example``
+    and ``head``: as in :func:`difference`.
     """
     cfg = getattr(module, "pretrained_cfg", None)
     name = cfg.get("architecture") if isinstance(cfg, dict) else getattr(cfg, "architecture", None)
@@ -76,26 +77,32 @@ def source_of(module: nn.Module, example: State | None = None) -> str | None:
     library = "vidzoo" if is_model(name) and not isinstance(cfg, dict) else "timm"
     classes = getattr(module, "num_classes", None)
     try:
-        other = difference(module, f"{library}:{name}", num_classes=classes, example=example)
+        other = difference(module, f"{library}:{name}", num_classes=classes, example=example, head=head)
         return None if other is not None else f"{library}:{name}"
     except (ConfigError, MissingExtraError, RuntimeError, TypeError):
         return None
 
 
 def difference(
-    module: nn.Module, source: str, *, num_classes: int | None = None, example: State | None = None
+    module: nn.Module, source: str, *, num_classes: int | None = None, example: State | None = None, head: str = ""
 ) -> str | None:
     """What is otherwise in the network that ``source`` builds than in ``module``, in a few words; None if nothing is.
 
     Args:
         num_classes: of the network, where it is known.
         example: an input on which both have to say the same with weights alike, for what no name of a module tells.
+        head: the classifier, which may be another one.
 
     Raises:
         ConfigError: as :func:`build`.
     """
     with torch.random.fork_rng(devices=[]):
-        again = build(source, in_chans=_in_chans(module), num_classes=num_classes)
+        again = build(source, in_chans=_in_chans(module), num_classes=None if head else num_classes)
+    if head:
+        try:
+            replace_module(again, head, copy.deepcopy(module.get_submodule(head)))
+        except AttributeError:
+            return f"no {head}"
     for ours, theirs in zip(*(str(net).splitlines() for net in (module, again)), strict=False):
         if ours != theirs:
             return f"{theirs.strip()!r} where this network has {ours.strip()!r}"

@@ -93,12 +93,14 @@ def graft(
         network = copy.deepcopy(_checked(backbone))
     example_given = example
     example = _taken(network, source, example)
-    if source:
-        _confirm(network, source, example)
-    else:
-        source = source_of(network, example)
-    cfg = _cfg(network, source, num_frames)
+    original = copy.deepcopy(network)
     host, clip = adopt(network, example, source=source)
+    head = host.classifier_name.removeprefix("network.")
+    if source:
+        _confirm(original, source, example, head)
+    else:
+        source = source_of(original, example, head)
+    cfg = _cfg(network, source, num_frames)
     before = copy.deepcopy(host)
     model, done, surgery = _operate(host, clip, operations, cfg, num_frames, measure=True)
     model.graft_report = _report(before, model, surgery)
@@ -230,12 +232,8 @@ def _taken(network: nn.Module, source: str | None, example: Any) -> State:
     return given
 
 
-def _confirm(network: nn.Module, source: str, example: State) -> None:
-    classes = getattr(network, "num_classes", None)
-    last = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not isinstance(classes, int) and last:
-        classes = last[-1].out_features
-    other = difference(network, source, num_classes=classes, example=example)
+def _confirm(network: nn.Module, source: str, example: State, head: str) -> None:
+    other = difference(network, source, example=example, head=head)
     if other is not None:
         raise ConfigError(
             f"{source} builds another network than the one that is to be grafted, and a saved graft would come back as it: it "
