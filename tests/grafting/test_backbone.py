@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from urllib.error import URLError
 
 import pytest
 import timm
@@ -13,7 +14,7 @@ from torch import nn
 from torchvision import models
 
 import vidzoo
-from vidzoo.errors import ConfigError, MissingExtraError
+from vidzoo.errors import ConfigError, HubError, MissingExtraError, UnknownOptionError
 from vidzoo.grafting.backbone import base_model_of, build, difference, example_for, is_3d, name_of, source_of
 from vidzoo.models.base import VideoModel
 
@@ -97,7 +98,7 @@ def test_options_of_the_library_stand_behind_the_name() -> None:
     ],
 )
 def test_an_option_that_no_source_can_have_is_refused(source: str, why: str) -> None:
-    with pytest.raises(ConfigError, match=why) as error:
+    with pytest.raises((ConfigError, UnknownOptionError), match=why) as error:
         build(source)
     assert "\n" not in str(error.value)
 
@@ -127,6 +128,18 @@ def test_torchvisions_first_convolution_takes_other_channels(name: str) -> None:
     clip = example_for(network)
     assert clip.shape[1] == 1  # type: ignore[union-attr]
     assert network.eval()(clip).shape[0] == 1
+
+
+@pytest.mark.parametrize("source", ["torchvision:resnet18", "pytorchvideo:x3d_xs"])
+def test_weights_that_cannot_be_downloaded_are_told_in_a_sentence(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: object, **kwargs: object) -> None:
+        raise URLError("nobody answers")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refused)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "nowhere")
+    monkeypatch.setattr("os.makedirs", lambda *args, **kwargs: None)
+    with pytest.raises(HubError, match=f"the trained weights of {source} cannot be had .*nobody answers"):
+        build(source, pretrained=True)
 
 
 def test_a_name_without_trained_weights_is_told() -> None:

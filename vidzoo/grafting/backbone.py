@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 import torch
 from torch import Tensor, nn
 
-from vidzoo.errors import ConfigError, MissingExtraError, nearest
+from vidzoo.errors import ConfigError, HubError, MissingExtraError, VidzooError, nearest
 from vidzoo.grafting.adaptive import answer_to, replace_module, takes
 from vidzoo.grafting.traced import State, twin_of
 from vidzoo.registry import is_model
@@ -49,19 +49,27 @@ def build(source: str, *, in_chans: int = 3, num_classes: int | None = None, pre
     Raises:
         ConfigError: no such library or network, or an option that it cannot have.
         MissingExtraError: the library is not installed.
+        HubError: it cannot download the weights.
     """
     library, name, options = _parted(source)
     builders = {"timm": _timm, "torchvision": _torchvision, "pytorchvideo": _pytorchvideo, "vidzoo": _vidzoo}
     with torch.device("cpu"):
         try:
             return builders[library](name, in_chans, None if pretrained else num_classes, pretrained, options)
-        except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
-            if not options or isinstance(error, ConfigError):
-                raise
+        except VidzooError:
+            raise
+        except Exception as error:  # whatever the library's client of its own servers raises, too
             said = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ConfigError(
-                f"{library} does not build {name} with {', '.join(options)} as in {source!r} ({said})"
-            ) from error
+            if pretrained and isinstance(error, (OSError, RuntimeError)):
+                raise HubError(
+                    f"the trained weights of {source} cannot be had ({said}): {library} fetches them; check the connection, "
+                    "or build the network with weights of your own and graft that"
+                ) from error
+            if options:
+                raise ConfigError(
+                    f"{library} does not build {name} with {', '.join(options)} as in {source!r} ({said})"
+                ) from error
+            raise
 
 
 def source_of(module: nn.Module, example: State | None = None, head: str = "") -> str | None:

@@ -83,6 +83,7 @@ def graft(
         ConfigError: a plan or source that does not exist, a source that builds another network, a network that cannot be
             followed, or nothing in it that the plan could change; the message names the module.
         MissingExtraError: a backbone of a library that is not installed.
+        HubError: a source whose library cannot download its weights.
     """
     operations = read_plan(plan)
     if num_classes is not None:
