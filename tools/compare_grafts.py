@@ -2,6 +2,7 @@
 
     python tools/compare_grafts.py run OUT DATA WEIGHTS --seeds 0 1 2     # trainings, the longest part
     python tools/compare_grafts.py report OUT                              # the table: mean, spread of the seeds, drop
+    python tools/compare_grafts.py report tools/compare_grafts_results.json        # the one in README.md
     python tools/compare_grafts.py start OUT DATA WEIGHTS                  # save the grafts as they are before training
 
 DATA is the folder of Weizmann videos, ``<action>/<subject>_<action>.avi``, WEIGHTS a state dict of timm's
@@ -131,7 +132,8 @@ def start(out: Path, data: Path, weights: Path, plans: Sequence[str]) -> None:
 
 def table(out: Path) -> str:
     """Mean over everything and, behind ±, the standard deviation of the seeds' means."""
-    results = [json.loads(file.read_text()) for file in sorted(out.glob("*.json"))]
+    single = [json.loads(file.read_text()) for file in sorted(out.glob("*.json"))]
+    results: list[dict[str, Any]] = json.loads(out.read_text()) if out.is_file() else single
     lines = [
         "| plan | parameters | right, in order | right, shuffled | drop | loss, in order | loss, shuffled | trainings |",
         "|---|---|---|---|---|---|---|---|",

@@ -56,3 +56,8 @@ def test_the_table_has_the_mean_and_the_spread_of_the_seeds(comparison: ModuleTy
         (tmp_path / f"gst-{subject}-{seed}.json").write_text(json.dumps(result))
     row = comparison.table(tmp_path).splitlines()[-1]
     assert row == ("| gst | 2.00 M | 0.800 ± 0.141 | 0.700 ± 0.141 | 0.100 | 0.800 ± 0.141 | 0.700 ± 0.141 | 4 |")
+
+
+def test_the_readme_prints_what_was_measured(comparison: ModuleType) -> None:
+    root = Path(__file__).resolve().parents[2]
+    assert comparison.table(root / "tools" / "compare_grafts_results.json") in (root / "README.md").read_text()
